@@ -1,0 +1,290 @@
+//! Element types of KV caches and their conversion to and from `f32`.
+//!
+//! Widening is exact for every bit pattern, NaN payloads included, and narrowing undoes it exactly; that is
+//! what lets a lossless pipeline travel through the `f32` planes of the stage traits. Values that a lossy
+//! pipeline made are rounded to nearest, ties to even; finite values beyond the range saturate, so that a
+//! reconstruction never turns into an infinity that was not there.
+
+use serde::{Deserialize, Serialize};
+
+/// Element type of a KV tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Dtype {
+    /// IEEE 754 binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 binary32.
+    F32,
+    /// OCP 8-bit float, 4 exponent and 3 mantissa bits, no infinities (`e4m3fn`).
+    F8E4m3,
+    /// OCP 8-bit float, 5 exponent and 2 mantissa bits.
+    F8E5m2,
+}
+
+impl Dtype {
+    /// All element types.
+    pub const ALL: [Self; 5] = [Self::F16, Self::Bf16, Self::F32, Self::F8E4m3, Self::F8E5m2];
+
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+            Self::F8E4m3 | Self::F8E5m2 => 1,
+        }
+    }
+
+    /// Bits of one element.
+    pub const fn bits(self) -> usize {
+        self.size() * 8
+    }
+
+    /// Widens little-endian elements; `bytes` holds exactly `out.len()` of them.
+    ///
+    /// # Panics
+    /// If the lengths do not match.
+    pub fn widen(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), out.len() * self.size(), "widen: lengths differ");
+        match self {
+            Self::F16 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *o = f32::from_bits(f16_to_f32(u16::from_le_bytes(*b)));
+                }
+            }
+            Self::Bf16 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            Self::F32 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *o = f32::from_bits(u32::from_le_bytes(*b));
+                }
+            }
+            Self::F8E4m3 => {
+                for (o, b) in out.iter_mut().zip(bytes) {
+                    *o = f32::from_bits(E4M3[usize::from(*b)]);
+                }
+            }
+            Self::F8E5m2 => {
+                for (o, b) in out.iter_mut().zip(bytes) {
+                    *o = f32::from_bits(f16_to_f32(u16::from(*b) << 8));
+                }
+            }
+        }
+    }
+
+    /// Narrows to little-endian elements; `bytes` holds exactly `values.len()` of them.
+    ///
+    /// # Panics
+    /// If the lengths do not match.
+    pub fn narrow(self, values: &[f32], bytes: &mut [u8]) {
+        assert_eq!(bytes.len(), values.len() * self.size(), "narrow: lengths differ");
+        match self {
+            Self::F16 => {
+                for (v, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+                    *b = (f32_to_ieee::<5, 10>(v.to_bits()) as u16).to_le_bytes();
+                }
+            }
+            Self::Bf16 => {
+                for (v, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+                    *b = f32_to_bf16(v.to_bits()).to_le_bytes();
+                }
+            }
+            Self::F32 => {
+                for (v, b) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
+                    *b = v.to_bits().to_le_bytes();
+                }
+            }
+            Self::F8E4m3 => {
+                for (v, b) in values.iter().zip(bytes) {
+                    *b = f32_to_e4m3(v.to_bits());
+                }
+            }
+            Self::F8E5m2 => {
+                for (v, b) in values.iter().zip(bytes) {
+                    *b = f32_to_ieee::<5, 2>(v.to_bits()) as u8;
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+            Self::F8E4m3 => "f8_e4m3",
+            Self::F8E5m2 => "f8_e5m2",
+        })
+    }
+}
+
+const fn f16_to_f32(h: u16) -> u32 {
+    let sign = (h as u32 & 0x8000) << 16;
+    let magnitude = h as u32 & 0x7fff;
+    if magnitude >= 0x7c00 {
+        return sign | 0x7f80_0000 | (magnitude & 0x3ff) << 13;
+    }
+    // Moves the exponent bias by a multiplication, which also normalises subnormals; exact.
+    let scaled = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
+    sign | scaled.to_bits()
+}
+
+/// f32 bits to an IEEE-like format with `E` exponent and `M` mantissa bits: nearest even, finite values
+/// saturate, NaN payloads keep their top bits.
+const fn f32_to_ieee<const E: u32, const M: u32>(x: u32) -> u32 {
+    let sign = (x >> 31) << (E + M);
+    let a = x & 0x7fff_ffff;
+    let inf = ((1 << E) - 1) << M;
+    if a > 0x7f80_0000 {
+        let payload = (a >> (23 - M)) & ((1 << M) - 1);
+        return sign | inf | if payload == 0 { 1 } else { payload };
+    }
+    if a == 0x7f80_0000 {
+        return sign | inf;
+    }
+    let bias = (1 << (E - 1)) - 1;
+    let min_normal = (127 - bias + 1) << 23;
+    let magnitude = if a < min_normal {
+        // Adding a power of two whose last mantissa bit is the smallest subnormal rounds in the addition.
+        let magic = (127 - bias + 1 + 23 - M) << 23;
+        (f32::from_bits(a) + f32::from_bits(magic)).to_bits() - magic
+    } else {
+        let drop = 23 - M;
+        let rounded = (a + (1 << (drop - 1)) - 1 + ((a >> drop) & 1)) >> drop;
+        rounded - ((127 - bias) << M)
+    };
+    sign | if magnitude >= inf { inf - 1 } else { magnitude }
+}
+
+const fn f32_to_bf16(x: u32) -> u16 {
+    let a = x & 0x7fff_ffff;
+    let sign = (x >> 16) as u16 & 0x8000;
+    if a > 0x7f80_0000 {
+        let top = (a >> 16) as u16;
+        return sign | if top & 0x7f == 0 { top | 1 } else { top };
+    }
+    if a == 0x7f80_0000 {
+        return sign | 0x7f80;
+    }
+    let rounded = ((a + 0x7fff + ((a >> 16) & 1)) >> 16) as u16;
+    sign | if rounded >= 0x7f80 { 0x7f7f } else { rounded }
+}
+
+const fn f32_to_e4m3(x: u32) -> u8 {
+    let sign = (x >> 24) as u8 & 0x80;
+    let a = x & 0x7fff_ffff;
+    if a > 0x7f80_0000 {
+        return sign | 0x7f;
+    }
+    // The top exponent holds numbers up to 448 = 0x7e here, where an IEEE format has its infinity.
+    if a >= 0x43e0_0000 {
+        return sign | 0x7e;
+    }
+    // With one more exponent bit in the target the infinity of `f32_to_ieee` is out of the way.
+    let magnitude = {
+        let min_normal = (127 - 6) << 23;
+        if a < min_normal {
+            let magic = (127 - 6 + 20) << 23;
+            (f32::from_bits(a) + f32::from_bits(magic)).to_bits() - magic
+        } else {
+            ((a + 0x7_ffff + ((a >> 20) & 1)) >> 20) - ((127 - 7) << 3)
+        }
+    };
+    sign | if magnitude > 0x7e { 0x7e } else { magnitude as u8 }
+}
+
+const E4M3: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut code = 0;
+    while code < 256 {
+        let sign = (code as u32 & 0x80) << 24;
+        let magnitude = code as u32 & 0x7f;
+        table[code] = sign
+            | if magnitude == 0x7f {
+                0x7fc0_0000
+            } else {
+                (f32::from_bits(magnitude << 20) * f32::from_bits((127 + 120) << 23)).to_bits()
+            };
+        code += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(dtype: Dtype, code: u32) -> (f32, u32) {
+        let bytes = code.to_le_bytes();
+        let mut wide = [0.0];
+        dtype.widen(&bytes[..dtype.size()], &mut wide);
+        let mut back = [0; 4];
+        dtype.narrow(&wide, &mut back[..dtype.size()]);
+        (wide[0], u32::from_le_bytes(back))
+    }
+
+    #[test]
+    fn every_bit_pattern_survives() {
+        for dtype in Dtype::ALL {
+            let codes: Vec<u32> = match dtype {
+                Dtype::F32 => (0..=u32::MAX).step_by(65_537).collect(),
+                _ => (0..1u32 << dtype.bits()).collect(),
+            };
+            for code in codes {
+                assert_eq!(round_trip(dtype, code).1, code, "{dtype} {code:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn known_values() {
+        assert_eq!(round_trip(Dtype::F16, 0x3c00).0, 1.0);
+        assert_eq!(round_trip(Dtype::F16, 0x0001).0, 2f32.powi(-24));
+        assert_eq!(round_trip(Dtype::F16, 0xfbff).0, -65504.0);
+        assert_eq!(round_trip(Dtype::F8E4m3, 0x7e).0, 448.0);
+        assert_eq!(round_trip(Dtype::F8E4m3, 0x01).0, 2f32.powi(-9));
+        assert_eq!(round_trip(Dtype::F8E5m2, 0x7b).0, 57344.0);
+        assert_eq!(round_trip(Dtype::Bf16, 0x3f80).0, 1.0);
+    }
+
+    /// Nearest even, checked against a search over all codes.
+    #[test]
+    fn rounds_to_nearest_even_and_saturates() {
+        for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2] {
+            let mut finite: Vec<(f64, u32)> = (0..1u32 << (dtype.bits() - 1))
+                .map(|code| (f64::from(round_trip(dtype, code).0), code))
+                .filter(|(value, _)| value.is_finite())
+                .collect();
+            finite.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let mut state = 1u32;
+            let edges = finite.windows(2).map(|w| ((w[0].0 + w[1].0) / 2.0) as f32);
+            let random = (0..20_000).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from_bits(state & 0x7fff_ffff)
+            });
+            for x in edges.chain(random).filter(|x| x.is_finite()) {
+                let mut bytes = [0; 4];
+                dtype.narrow(&[x], &mut bytes[..dtype.size()]);
+                let got = u32::from_le_bytes(bytes);
+                let after = finite.partition_point(|(value, _)| *value < f64::from(x));
+                let want = match (after.checked_sub(1).map(|i| finite[i]), finite.get(after)) {
+                    (None, Some(high)) => high.1,
+                    (Some(low), None) => low.1,
+                    (Some(low), Some(high)) => {
+                        let (down, up) = (f64::from(x) - low.0, high.0 - f64::from(x));
+                        if down < up || (down == up && low.1 % 2 == 0) { low.1 } else { high.1 }
+                    }
+                    (None, None) => unreachable!("there are finite codes"),
+                };
+                assert_eq!(got, want, "{dtype} {x:e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! KV caches in memory: borrowed planes over any layout in which a plane's bytes are one run.
+
+use ndarray::ArrayViewMut2;
+
+use crate::{Dtype, Error, Geometry, Plane, Result};
+
+/// Where a plane's elements are inside its bytes; the head's channels are always neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// `[heads, tokens, head_dim]`: what engines and our files use.
+    HeadMajor,
+    /// `[tokens, heads, head_dim]`: LMCache blobs.
+    TokenMajor,
+}
+
+impl Order {
+    /// Element offset of the head's row of one token.
+    fn offset(self, plane: &Plane, tokens: usize, head: usize, token: usize) -> usize {
+        let (heads, dim) = (plane.shape.heads as usize, plane.shape.head_dim as usize);
+        match self {
+            Self::HeadMajor => (head * tokens + token) * dim,
+            Self::TokenMajor => (token * heads + head) * dim,
+        }
+    }
+}
+
+/// A borrowed KV cache.
+#[derive(Debug, Clone)]
+pub struct KvView<'a> {
+    geometry: Geometry,
+    planes: Vec<Plane>,
+    tokens: usize,
+    first_position: u64,
+    order: Order,
+    bytes: Vec<&'a [u8]>,
+}
+
+impl<'a> KvView<'a> {
+    /// A view of `bytes`, one slice per plane of the geometry, each holding `tokens` rows in `order`.
+    /// `first_position` is the position of the first token in the model's sequence.
+    ///
+    /// # Errors
+    /// If the number of slices or a slice's length does not fit the geometry.
+    pub fn new(
+        geometry: Geometry,
+        tokens: usize,
+        first_position: u64,
+        order: Order,
+        bytes: Vec<&'a [u8]>,
+    ) -> Result<Self> {
+        let planes = geometry.planes();
+        check_lengths(&planes, tokens, bytes.iter().map(|b| b.len()))?;
+        Ok(Self { geometry, planes, tokens, first_position, order, bytes })
+    }
+
+    /// The model's geometry.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The planes of the geometry.
+    pub fn planes(&self) -> &[Plane] {
+        &self.planes
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Position of the first token in the model's sequence.
+    pub fn first_position(&self) -> u64 {
+        self.first_position
+    }
+
+    /// The order of a plane's elements.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// A plane's bytes.
+    pub fn plane_bytes(&self, plane: usize) -> &'a [u8] {
+        self.bytes[plane]
+    }
+
+    /// Widens rows `first .. first + rows` of a plane into `out`, `[rows, channels]`, row-major.
+    ///
+    /// # Panics
+    /// If the range or the length of `out` is not the plane's.
+    pub fn load(&self, plane: usize, first: usize, rows: usize, out: &mut [f32]) {
+        let p = &self.planes[plane];
+        let channels = p.channels();
+        assert!(first + rows <= self.tokens && out.len() == rows * channels, "load: outside the plane");
+        let (dim, size) = (p.shape.head_dim as usize, p.shape.dtype.size());
+        for head in 0..p.shape.heads as usize {
+            for row in 0..rows {
+                let from = self.order.offset(p, self.tokens, head, first + row) * size;
+                let to = row * channels + head * dim;
+                p.shape.dtype.widen(&self.bytes[plane][from..from + dim * size], &mut out[to..to + dim]);
+            }
+        }
+    }
+}
+
+/// A KV cache to be filled.
+#[derive(Debug)]
+pub struct KvViewMut<'a> {
+    planes: Vec<PlaneViewMut<'a>>,
+    tokens: usize,
+}
+
+/// One plane of a [`KvViewMut`]; planes can be filled from several threads.
+#[derive(Debug)]
+pub struct PlaneViewMut<'a> {
+    plane: Plane,
+    tokens: usize,
+    order: Order,
+    bytes: &'a mut [u8],
+}
+
+impl<'a> KvViewMut<'a> {
+    /// A view to write to, as [`KvView::new`].
+    ///
+    /// # Errors
+    /// If the number of slices or a slice's length does not fit the geometry.
+    pub fn new(geometry: &Geometry, tokens: usize, order: Order, bytes: Vec<&'a mut [u8]>) -> Result<Self> {
+        let planes = geometry.planes();
+        check_lengths(&planes, tokens, bytes.iter().map(|b| b.len()))?;
+        let planes =
+            planes.into_iter().zip(bytes).map(|(plane, bytes)| PlaneViewMut { plane, tokens, order, bytes });
+        Ok(Self { planes: planes.collect(), tokens })
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The planes, apart.
+    pub fn planes_mut(&mut self) -> &mut [PlaneViewMut<'a>] {
+        &mut self.planes
+    }
+}
+
+impl PlaneViewMut<'_> {
+    /// Which plane this is.
+    pub fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    /// Narrows `values`, `[rows, channels]`, row-major, into rows `first .. first + rows`.
+    ///
+    /// # Panics
+    /// If the range or the number of values is not the plane's.
+    pub fn store(&mut self, first: usize, rows: usize, values: &[f32]) {
+        let channels = self.plane.channels();
+        assert!(first + rows <= self.tokens && values.len() == rows * channels, "store: outside the plane");
+        let shape = self.plane.shape;
+        let (dim, size) = (shape.head_dim as usize, shape.dtype.size());
+        for head in 0..shape.heads as usize {
+            for row in 0..rows {
+                let to = self.order.offset(&self.plane, self.tokens, head, first + row) * size;
+                let from = row * channels + head * dim;
+                shape.dtype.narrow(&values[from..from + dim], &mut self.bytes[to..to + dim * size]);
+            }
+        }
+    }
+}
+
+fn check_lengths(
+    planes: &[Plane],
+    tokens: usize,
+    lengths: impl ExactSizeIterator<Item = usize>,
+) -> Result<()> {
+    if lengths.len() != planes.len() {
+        return Err(Error::data(format!("{} planes given, {} expected", lengths.len(), planes.len())));
+    }
+    for (plane, length) in planes.iter().zip(lengths) {
+        let want =
+            plane.channels().checked_mul(plane.shape.dtype.size()).and_then(|row| row.checked_mul(tokens));
+        if want != Some(length) {
+            return Err(Error::data(format!("{length} bytes for {tokens} tokens")).at(plane.name()));
+        }
+    }
+    Ok(())
+}
+
+/// An owned KV cache, head-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KvCache {
+    geometry: Geometry,
+    tokens: usize,
+    first_position: u64,
+    planes: Vec<Vec<u8>>,
+}
+
+impl KvCache {
+    /// A cache of zeros.
+    pub fn zeros(geometry: &Geometry, tokens: usize, first_position: u64) -> Self {
+        let bytes = |plane: &Plane| vec![0; plane.channels() * plane.shape.dtype.size() * tokens];
+        let planes = geometry.planes().iter().map(bytes).collect();
+        Self { geometry: geometry.clone(), tokens, first_position, planes }
+    }
+
+    /// A cache of `values(plane, token, channel)`, narrowed to each plane's element type.
+    pub fn from_fn(
+        geometry: &Geometry,
+        tokens: usize,
+        mut values: impl FnMut(&Plane, usize, usize) -> f32,
+    ) -> Self {
+        let mut cache = Self::zeros(geometry, tokens, 0);
+        let mut view = cache.view_mut();
+        let mut row = Vec::new();
+        for plane in view.planes_mut() {
+            for token in 0..tokens {
+                row.clear();
+                row.extend((0..plane.plane.channels()).map(|channel| values(&plane.plane, token, channel)));
+                plane.store(token, 1, &row);
+            }
+        }
+        cache
+    }
+
+    /// A copy of the tokens `first .. first + tokens` of a view.
+    ///
+    /// # Panics
+    /// If the range is outside the view.
+    pub fn copy_of(view: &KvView<'_>, first: usize, tokens: usize) -> Self {
+        let position = view.first_position() + first as u64;
+        let mut cache = Self::zeros(view.geometry(), tokens, position);
+        let mut row = Vec::new();
+        for (index, plane) in cache.view_mut().planes_mut().iter_mut().enumerate() {
+            row.resize(plane.plane.channels(), 0.0);
+            for token in 0..tokens {
+                view.load(index, first + token, 1, &mut row);
+                plane.store(token, 1, &row);
+            }
+        }
+        cache
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The model's geometry.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// A plane's bytes, `[heads, tokens, head_dim]`.
+    pub fn plane_bytes(&self, plane: usize) -> &[u8] {
+        &self.planes[plane]
+    }
+
+    /// Borrows it.
+    pub fn view(&self) -> KvView<'_> {
+        KvView {
+            geometry: self.geometry.clone(),
+            planes: self.geometry.planes(),
+            tokens: self.tokens,
+            first_position: self.first_position,
+            order: Order::HeadMajor,
+            bytes: self.planes.iter().map(Vec::as_slice).collect(),
+        }
+    }
+
+    /// Borrows it for writing.
+    pub fn view_mut(&mut self) -> KvViewMut<'_> {
+        let planes = self.geometry.planes().into_iter().zip(&mut self.planes).map(|(plane, bytes)| {
+            PlaneViewMut { plane, tokens: self.tokens, order: Order::HeadMajor, bytes }
+        });
+        KvViewMut { planes: planes.collect(), tokens: self.tokens }
+    }
+}
+
+/// Index of the first value that is not finite.
+pub(crate) fn first_non_finite(values: &[f32]) -> Option<usize> {
+    // Branch-free first, as it is in the path of every encode: an all-ones exponent is not finite.
+    let bad = values.iter().fold(false, |bad, v| bad | (v.to_bits() & 0x7f80_0000 == 0x7f80_0000));
+    if bad { values.iter().position(|v| !v.is_finite()) } else { None }
+}
+
+/// `values` as a matrix.
+pub(crate) fn matrix_mut(values: &mut [f32], rows: usize, cols: usize) -> ArrayViewMut2<'_, f32> {
+    debug_assert_eq!(values.len(), rows * cols, "matrix_mut: lengths differ");
+    #[expect(clippy::expect_used, reason = "the callers size their scratch by the same shapes")]
+    ArrayViewMut2::from_shape((rows, cols), values).expect("scratch holds rows × cols")
+}
+
+/// What a value of this type can hold, for messages.
+pub(crate) fn describe(dtype: Dtype, value: f32) -> String {
+    if value.is_nan() { format!("NaN ({dtype})") } else { format!("{value} ({dtype})") }
+}

@@ -1,0 +1,28 @@
+//! The core of cacheg: what a KV cache is ([`Geometry`], [`KvView`]), what the stages of a codec are
+//! ([`Transform`], [`Quantizer`], [`Coder`]), how they are found ([`Registry`]) and written down ([`spec`]),
+//! and how a pipeline of them turns a KV cache into a container and back.
+//!
+//! The crate knows no codec. The codecs are in `cacheg-quant` and `cacheg-entropy`; the facade `cacheg` names
+//! them and is where to start.
+
+mod data;
+mod dtype;
+mod error;
+mod geometry;
+mod kv;
+mod limits;
+mod registry;
+pub mod spec;
+mod stage;
+
+pub use data::StageData;
+pub use dtype::Dtype;
+pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling, Shape};
+pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
+pub use limits::Limits;
+pub use registry::{Build, Linked, Plugin, Registry};
+pub use stage::*;
+
+#[doc(hidden)]
+pub use inventory as __inventory;

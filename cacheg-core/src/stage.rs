@@ -1,0 +1,606 @@
+//! The traits of a pipeline's stages.
+//!
+//! A stage exists three times: as a [`Plugin`](crate::Plugin) (static: name, version, build function), as an
+//! unbound stage (its settings, checked: [`Transform`], [`Quantizer`], [`Coder`]) and bound to a model
+//! ([`BoundTransform`], [`BoundQuantizer`], [`BoundCoder`]: every size is known, every table is built).
+//! Bound stages are called once per plane and part of a tile, from several threads, on buffers of the caller.
+//!
+//! Data flows as matrices `[rows, cols]`: rows are tokens (or anchors of groups of tokens), columns channels.
+//!
+//! # For implementations
+//! * A bound stage must not allocate, lock or panic in its calls; what can depend on input is an error.
+//! * Outputs must be overwritten whole; they come filled with rubbish.
+//! * Equal inputs must give equal outputs on every machine: bytes that were written here are read elsewhere.
+//!   Keep to IEEE operations that round correctly (`+ − × ÷ √`), give scales at most 16 significant bits so
+//!   that `symbol × scale` is exact, and mind that a sum's order is part of its result. Matrix transforms
+//!   may differ in the last bits; their documentation states the bound.
+//! * `cacheg_core::testkit` (feature `testkit`) checks all of this with one macro.
+
+use std::any::Any;
+use std::fmt::Debug;
+
+use ndarray::{ArrayView2, ArrayViewMut2};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Error, Kind, Plane, Result, StageData};
+
+/// What all stages have.
+pub trait Stage: Debug + Send + Sync {
+    /// The registered name.
+    fn name(&self) -> &'static str;
+
+    /// The settings with all defaults filled in; building a stage from them gives this stage again.
+    fn config(&self) -> Value;
+}
+
+/// What a part of a plane is, for quantizers that treat parts differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// All of the plane.
+    Whole,
+    /// Tokens that others are predicted from.
+    Anchor,
+    /// What prediction leaves.
+    Delta,
+}
+
+/// How many different symbols a stream may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Alphabet {
+    /// Symbols are `0 .. size`; 2 to 256.
+    pub size: u16,
+    /// The last symbol says that the value is among the tile's [`Escapes`].
+    pub escape: bool,
+}
+
+/// What is known of one part of a plane before any data is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Part {
+    /// Its role.
+    pub role: Role,
+    /// Its columns.
+    pub cols: usize,
+    /// One alphabet per symbol plane (a value may become several symbols); empty until a quantizer is bound.
+    pub alphabets: Vec<Alphabet>,
+}
+
+impl Part {
+    /// A part that no quantizer has seen yet.
+    pub fn new(role: Role, cols: usize) -> Self {
+        Self { role, cols, alphabets: Vec::new() }
+    }
+}
+
+/// Where a stage's data (means, steps, tables) comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From a profile, calibrated on other contexts.
+    Profile,
+    /// From the chunk itself, which then carries it along.
+    Chunk,
+}
+
+/// What a stage is bound to.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct BindCx<'a> {
+    /// The model's planes.
+    pub planes: &'a [Plane],
+    /// For each plane its parts; empty while transforms are bound.
+    pub parts: &'a [Vec<Part>],
+    /// What the stage's calibrator made; `None` for stages that have none.
+    pub data: Option<&'a StageData>,
+    /// Where `data` comes from, or will go.
+    pub source: Source,
+}
+
+impl<'a> BindCx<'a> {
+    /// A context for binding.
+    pub fn new(
+        planes: &'a [Plane],
+        parts: &'a [Vec<Part>],
+        data: Option<&'a StageData>,
+        source: Source,
+    ) -> Self {
+        Self { planes, parts, data, source }
+    }
+
+    /// The data that this stage cannot do without.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn require_data(&self) -> Result<&'a StageData> {
+        self.data.ok_or_else(|| Error::profile("this stage needs calibrated data and there is none"))
+    }
+}
+
+/// One plane's rows in one tile.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct TileCx<'a> {
+    /// The plane.
+    pub plane: &'a Plane,
+    /// First token of the tile, counted from the chunk's first.
+    pub first: usize,
+    /// Tokens of the tile.
+    pub rows: usize,
+    /// Position of the tile's first token in the model's sequence.
+    pub position: u64,
+}
+
+impl<'a> TileCx<'a> {
+    /// Names a tile.
+    pub fn new(plane: &'a Plane, first: usize, rows: usize, position: u64) -> Self {
+        Self { plane, first, rows, position }
+    }
+}
+
+/// One part of a plane in one tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartCx {
+    /// Index among the plane's parts.
+    pub index: usize,
+    /// Its role.
+    pub role: Role,
+    /// Its rows in this tile.
+    pub rows: usize,
+    /// Its columns.
+    pub cols: usize,
+}
+
+impl PartCx {
+    /// Names a part.
+    pub fn new(index: usize, role: Role, rows: usize, cols: usize) -> Self {
+        Self { index, role, rows, cols }
+    }
+}
+
+/// First lossy-side stage: turns a plane into one or several parts that are cheaper to code.
+pub trait Transform: Stage {
+    /// Fixes all sizes for a model.
+    ///
+    /// # Errors
+    /// If the model or the data does not suit the settings.
+    fn bind(&self, cx: &BindCx<'_>) -> Result<Box<dyn BoundTransform>>;
+
+    /// What gathers this stage's data, if it needs any; it sees whole planes.
+    fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
+        let _ = cx;
+        None
+    }
+}
+
+/// A transform bound to a model.
+pub trait BoundTransform: Send + Sync {
+    /// The parts of a plane, in coding order; at least one. Several only in the last transform of a pipeline.
+    fn parts(&self, plane: &Plane) -> Vec<Part> {
+        vec![Part::new(Role::Whole, plane.channels())]
+    }
+
+    /// Rows of a part when the tile has `rows` tokens.
+    fn part_rows(&self, part: usize, rows: usize) -> usize {
+        let _ = part;
+        rows
+    }
+
+    /// Tiles begin at multiples of this many tokens.
+    fn row_multiple(&self) -> usize {
+        1
+    }
+
+    /// Computes a part from the tile `x`. `done` holds the earlier parts as the decoder will see them.
+    ///
+    /// # Errors
+    /// If a value cannot be transformed.
+    fn forward(
+        &self,
+        tile: &TileCx<'_>,
+        part: usize,
+        x: ArrayView2<'_, f32>,
+        done: &[ArrayView2<'_, f32>],
+        out: ArrayViewMut2<'_, f32>,
+    ) -> Result<()>;
+
+    /// Computes the tile from all its parts.
+    ///
+    /// # Errors
+    /// If a value cannot be transformed.
+    fn inverse(
+        &self,
+        tile: &TileCx<'_>,
+        parts: &[ArrayView2<'_, f32>],
+        out: ArrayViewMut2<'_, f32>,
+    ) -> Result<()>;
+}
+
+/// Second lossy-side stage: values to symbols and side information of known length.
+pub trait Quantizer: Stage {
+    /// Fixes alphabets and steps for a model.
+    ///
+    /// # Errors
+    /// If the model or the data does not suit the settings.
+    fn bind(&self, cx: &BindCx<'_>) -> Result<Box<dyn BoundQuantizer>>;
+
+    /// What gathers this stage's data, if it needs any; it sees the parts of the planes.
+    fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
+        let _ = cx;
+        None
+    }
+}
+
+/// A quantizer bound to a model.
+///
+/// A part of `rows × cols` values becomes `rows × cols` symbols for each alphabet, one symbol plane after the
+/// other, each row-major.
+pub trait BoundQuantizer: Send + Sync {
+    /// The alphabets of a part's symbol planes; at least one.
+    fn alphabets(&self, plane: &Plane, part: &Part, index: usize) -> Vec<Alphabet>;
+
+    /// Bytes of side information of a part, exactly.
+    fn side_len(&self, plane: &Plane, part: &PartCx) -> usize;
+
+    /// Tiles begin at multiples of this many tokens.
+    fn row_multiple(&self) -> usize {
+        1
+    }
+
+    /// Reproduces every bit, NaN included; other quantizers are never given values that are not finite.
+    fn exact(&self) -> bool {
+        false
+    }
+
+    /// Whether symbols of this quantizer may escape.
+    fn escapes(&self) -> bool {
+        false
+    }
+
+    /// Quantises one part.
+    ///
+    /// # Errors
+    /// If a value cannot be represented.
+    fn quantize(
+        &self,
+        tile: &TileCx<'_>,
+        part: &PartCx,
+        x: ArrayView2<'_, f32>,
+        symbols: &mut [u8],
+        side: &mut [u8],
+        escapes: &mut EscapeWriter<'_>,
+    ) -> Result<()>;
+
+    /// Reconstructs one part. Symbols are below their alphabet's size; everything else may be corrupt.
+    ///
+    /// # Errors
+    /// If side information or escapes are impossible.
+    fn dequantize(
+        &self,
+        tile: &TileCx<'_>,
+        part: &PartCx,
+        symbols: &[u8],
+        side: &[u8],
+        escapes: &mut EscapeReader<'_>,
+        out: ArrayViewMut2<'_, f32>,
+    ) -> Result<()>;
+}
+
+/// The values whose symbols are escapes, in the order of the symbols: `(symbol index, value)`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Escapes {
+    items: Vec<(u32, i32)>,
+}
+
+impl Escapes {
+    /// All of them; indices count the tile's symbols and increase.
+    pub fn items(&self) -> &[(u32, i32)] {
+        &self.items
+    }
+
+    /// Forgets them, keeps the memory.
+    pub fn clear(&mut self) {
+        self.items.clear();
+    }
+
+    /// Adds one; indices must increase.
+    pub(crate) fn push(&mut self, index: u32, value: i32) {
+        self.items.push((index, value));
+    }
+
+    /// A writer for the part whose first symbol is number `base` of the tile.
+    pub fn writer(&mut self, base: u32) -> EscapeWriter<'_> {
+        EscapeWriter { escapes: self, base }
+    }
+
+    /// A reader for the `len` symbols from number `base` of the tile.
+    pub fn reader(&self, base: u32, len: u32) -> EscapeReader<'_> {
+        let from = self.items.partition_point(|(index, _)| *index < base);
+        let to =
+            self.items.partition_point(|(index, _)| u64::from(*index) < u64::from(base) + u64::from(len));
+        EscapeReader { items: &self.items[from..to], base }
+    }
+}
+
+/// Takes a part's escapes.
+#[derive(Debug)]
+pub struct EscapeWriter<'a> {
+    escapes: &'a mut Escapes,
+    base: u32,
+}
+
+impl EscapeWriter<'_> {
+    /// The value of the part's symbol number `index`; indices must increase.
+    pub fn push(&mut self, index: usize, value: i32) {
+        self.escapes.push(self.base + index as u32, value);
+    }
+}
+
+/// Hands out a part's escapes.
+#[derive(Debug)]
+pub struct EscapeReader<'a> {
+    items: &'a [(u32, i32)],
+    base: u32,
+}
+
+impl EscapeReader<'_> {
+    /// The value of the part's symbol number `index`, which is an escape.
+    ///
+    /// # Errors
+    /// If the next escape belongs to another symbol.
+    pub fn next(&mut self, index: usize) -> Result<i32> {
+        match self.items.split_first() {
+            Some((&(at, value), rest)) if at == self.base + index as u32 => {
+                self.items = rest;
+                Ok(value)
+            }
+            _ => Err(Error::corrupt("an escape symbol without its value")),
+        }
+    }
+
+    /// Checks that all were used.
+    ///
+    /// # Errors
+    /// If some are left.
+    pub fn finish(&self) -> Result<()> {
+        if self.items.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::corrupt("an escaped value without its symbol"))
+        }
+    }
+}
+
+/// Last stage: symbols to bytes and back, exactly.
+pub trait Coder: Stage {
+    /// Builds the tables for a model.
+    ///
+    /// # Errors
+    /// If the data does not suit the parts.
+    fn bind(&self, cx: &BindCx<'_>) -> Result<Box<dyn BoundCoder>>;
+
+    /// What gathers the tables, if there are any; it sees the symbols.
+    fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
+        let _ = cx;
+        None
+    }
+
+    /// Writes the data that a chunk carries for this stage.
+    ///
+    /// # Errors
+    /// If `data` is not this stage's.
+    fn pack(&self, cx: &BindCx<'_>, data: &StageData) -> Result<Vec<u8>> {
+        let _ = cx;
+        data.to_bytes()
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote.
+    ///
+    /// # Errors
+    /// If the bytes are corrupt.
+    fn unpack(&self, cx: &BindCx<'_>, bytes: &[u8]) -> Result<StageData> {
+        let _ = cx;
+        StageData::from_bytes(bytes)
+    }
+}
+
+/// A run of symbols with one alphabet: one symbol plane of one part of one plane, row-major.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Segment {
+    /// Index of the plane.
+    pub plane: usize,
+    /// Index of the part.
+    pub part: usize,
+    /// Index of the symbol plane.
+    pub symbol_plane: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// The alphabet.
+    pub alphabet: Alphabet,
+}
+
+impl Segment {
+    /// Describes a run of symbols.
+    pub fn new(
+        plane: usize,
+        part: usize,
+        symbol_plane: usize,
+        rows: usize,
+        cols: usize,
+        alphabet: Alphabet,
+    ) -> Self {
+        Self { plane, part, symbol_plane, rows, cols, alphabet }
+    }
+
+    /// Number of symbols.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether there are no symbols.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A coder's working memory, one per thread.
+pub type CoderScratch = Box<dyn Any + Send>;
+
+/// A coder bound to a model. A stream is one tile: its segments lie one after the other in `symbols`.
+pub trait BoundCoder: Send + Sync {
+    /// Bytes that [`encode`](Self::encode) never exceeds, whatever the symbols.
+    fn max_len(&self, segments: &[Segment]) -> usize;
+
+    /// Fresh working memory.
+    fn scratch(&self) -> CoderScratch {
+        Box::new(())
+    }
+
+    /// Writes a stream to the front of `out`, which holds at least `max_len` bytes; returns its length.
+    ///
+    /// # Errors
+    /// If a symbol is outside its alphabet.
+    fn encode(
+        &self,
+        segments: &[Segment],
+        symbols: &[u8],
+        out: &mut [u8],
+        scratch: &mut CoderScratch,
+    ) -> Result<usize>;
+
+    /// Reads a stream. `bytes` is the whole stream and nothing else; any other length is an error, symbols
+    /// outside their alphabet too.
+    ///
+    /// # Errors
+    /// If the bytes are corrupt. `symbols` then holds rubbish.
+    fn decode(
+        &self,
+        segments: &[Segment],
+        bytes: &[u8],
+        symbols: &mut [u8],
+        scratch: &mut CoderScratch,
+    ) -> Result<()>;
+
+    /// Bits that an ideal coder would need for these symbols under the same tables, for reports.
+    fn ideal_bits(&self, segments: &[Segment], symbols: &[u8]) -> Option<f64> {
+        let _ = (segments, symbols);
+        None
+    }
+}
+
+/// Gathers a stage's data over any number of chunks, plane by plane.
+pub trait Calibrator: Send + Sync {
+    /// An empty accumulator for one plane.
+    fn accumulator(&self, plane: &Plane) -> Box<dyn Accumulator>;
+
+    /// Makes the stage's data from the finished accumulators, in the order of the planes.
+    ///
+    /// # Errors
+    /// If nothing useful was seen.
+    fn finish(&self, planes: Vec<StageData>) -> Result<StageData>;
+}
+
+/// Gathers one plane's statistics.
+pub trait Accumulator: Send {
+    /// Sees one part of one tile.
+    ///
+    /// # Errors
+    /// If the data is unusable.
+    fn observe(&mut self, tile: &TileCx<'_>, part: &PartCx, seen: Seen<'_>) -> Result<()>;
+
+    /// What was gathered.
+    ///
+    /// # Errors
+    /// If nothing useful was seen.
+    fn finish(self: Box<Self>) -> Result<StageData>;
+}
+
+/// What a calibrator is shown: the input of its stage.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// To transforms and quantizers.
+    Values(ArrayView2<'a, f32>),
+    /// To coders: one symbol plane, row-major, with its index.
+    Symbols(usize, &'a [u8]),
+}
+
+/// Reads a stage's settings and names the stage in errors.
+///
+/// # Errors
+/// Unknown or ill-typed settings.
+pub fn settings<T: DeserializeOwned>(stage: &str, config: &Value) -> Result<T> {
+    let config = if config.is_null() { &Value::Object(serde_json::Map::new()) } else { config };
+    T::deserialize(config).map_err(|e| Error::setting(e.to_string()).at(format!("stage `{stage}`")))
+}
+
+/// Writes a stage's settings.
+///
+/// # Panics
+/// If the settings cannot be written as JSON, which their type rules out.
+pub fn config<T: Serialize>(settings: &T) -> Value {
+    #[expect(clippy::expect_used, reason = "settings are plain structs of numbers, strings and lists")]
+    serde_json::to_value(settings).expect("settings are JSON")
+}
+
+/// A setting with one value for everything, or a list (say one value per layer group); written in a spec
+/// string as `k=32` or `k=32,16,16`. Never empty.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct List<T>(Vec<T>);
+
+impl<T: Copy> List<T> {
+    /// The values.
+    pub fn values(&self) -> &[T] {
+        &self.0
+    }
+
+    /// The value of the `index`-th of `count` items that are split into groups as equal as can be, one for
+    /// each value.
+    pub fn spread(&self, index: usize, count: usize) -> T {
+        let groups = self.0.len();
+        self.0[(index * groups / count.max(1)).min(groups - 1)]
+    }
+
+    /// The value for keys (the first), values or latents (the last).
+    pub fn of_kind(&self, kind: Kind) -> T {
+        match kind {
+            Kind::Key => self.0[0],
+            Kind::Value | Kind::Latent => self.0[self.0.len() - 1],
+        }
+    }
+}
+
+impl<T> From<T> for List<T> {
+    fn from(value: T) -> Self {
+        Self(vec![value])
+    }
+}
+
+impl<T: Clone> From<&[T]> for List<T> {
+    /// # Panics
+    /// If the slice is empty.
+    fn from(values: &[T]) -> Self {
+        assert!(!values.is_empty(), "a list setting is never empty");
+        Self(values.to_vec())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let value = Value::deserialize(deserializer)?;
+        let items = match value {
+            Value::Array(items) => items,
+            single => vec![single],
+        };
+        if items.is_empty() {
+            return Err(D::Error::custom("the list is empty"));
+        }
+        items.into_iter().map(T::deserialize).collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
+    }
+}
