@@ -125,7 +125,7 @@ impl Rope {
 
     fn validate(&self, head_dim: u32) -> Result<()> {
         let fits = self.start.checked_add(self.dims).is_some_and(|end| end <= head_dim);
-        if self.dims == 0 || self.dims % 2 != 0 || !fits {
+        if self.dims == 0 || !self.dims.is_multiple_of(2) || !fits {
             return Err(Error::data(format!(
                 "RoPE rotates {} channels from {} of a head of {head_dim}",
                 self.dims, self.start
@@ -166,7 +166,7 @@ pub struct LayerGroup {
     /// Latents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent: Option<Shape>,
-    /// Rotation of the keys (or of a part of the latents).
+    /// Rotation of the keys; in a layer without keys, of a part of the latents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope: Option<Rope>,
 }
@@ -214,7 +214,7 @@ pub struct Plane {
     pub kind: Kind,
     /// Heads, head width and element type.
     pub shape: Shape,
-    /// RoPE, on keys and latents of models that use it.
+    /// RoPE, on the keys of models that use it; in a layer without keys, on the latents.
     pub rope: Option<Rope>,
 }
 
@@ -307,10 +307,11 @@ impl Geometry {
         let mut planes = Vec::new();
         let mut layer = 0;
         for group in &self.layers {
+            let rotated = if group.key.is_some() { Kind::Key } else { Kind::Latent };
             for _ in 0..group.repeat {
                 for kind in Kind::ALL {
                     if let Some(shape) = group.shape(kind) {
-                        let rope = group.rope.filter(|_| kind != Kind::Value);
+                        let rope = group.rope.filter(|_| kind == rotated);
                         planes.push(Plane { index: planes.len(), layer, layers, kind, shape, rope });
                     }
                 }

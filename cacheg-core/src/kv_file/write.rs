@@ -1,0 +1,98 @@
+//! Writing a KV cache as a safetensors file.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Dtype, Error, KvView, Order, Plane, Result};
+
+/// Readers of the ecosystem refuse longer headers.
+const MAX_HEADER: usize = 100_000_000;
+
+/// Tokens that are brought into order at a time.
+const BLOCK: usize = 1024;
+
+/// Writes `layers.{i}.key`, `.value` and `.latent`, each `[heads, tokens, head_dim]`, whatever the order of
+/// the view, and the metadata as it is. Nothing is copied but blocks of token-major planes; the writer gets
+/// many small writes from those and should be buffered.
+///
+/// The metadata is not compared with the view; [`kv_metadata`](crate::kv_metadata) says what a reader needs.
+///
+/// # Errors
+/// If the writer fails, or the metadata is too long for a header.
+pub fn write_kv(mut writer: impl Write, kv: &KvView<'_>, metadata: &BTreeMap<String, String>) -> Result<()> {
+    // Wide elements first, so that all tensors are aligned (the sort is stable: layers stay in order).
+    let mut planes: Vec<&Plane> = kv.planes().iter().collect();
+    planes.sort_by_key(|plane| std::cmp::Reverse(plane.shape.dtype.size()));
+    let header = header(kv, &planes, metadata)?;
+    let length = header.len() as u64;
+    let mut write = |bytes: &[u8]| writer.write_all(bytes);
+    let written = write(&length.to_le_bytes())
+        .and_then(|()| write(&header))
+        .and_then(|()| planes.iter().try_for_each(|plane| write_plane(&mut write, kv, plane)))
+        .and_then(|()| writer.flush());
+    written.map_err(|source| Error::Io { context: "writing the KV cache".into(), source })
+}
+
+fn header(kv: &KvView<'_>, planes: &[&Plane], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut entries = Map::new();
+    if !metadata.is_empty() {
+        let texts = metadata.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
+        entries.insert("__metadata__".into(), Value::Object(texts.collect()));
+    }
+    let mut start = 0;
+    for plane in planes {
+        let end = start + kv.plane_bytes(plane.index).len();
+        let info = json!({
+            "dtype": dtype_name(plane.shape.dtype),
+            "shape": [plane.shape.heads as usize, kv.tokens(), plane.shape.head_dim as usize],
+            "data_offsets": [start, end],
+        });
+        entries.insert(plane.name(), info);
+        start = end;
+    }
+    let mut header = Value::Object(entries).to_string().into_bytes();
+    // Spaces, so that the data begins on a multiple of 8 bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    if header.len() > MAX_HEADER {
+        return Err(Error::limit(format!("metadata that makes a header of {} bytes", header.len())));
+    }
+    Ok(header)
+}
+
+fn write_plane(
+    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+    kv: &KvView<'_>,
+    plane: &Plane,
+) -> std::io::Result<()> {
+    let bytes = kv.plane_bytes(plane.index);
+    match kv.order() {
+        Order::HeadMajor => write(bytes),
+        Order::TokenMajor => {
+            let width = plane.shape.head_dim as usize * plane.shape.dtype.size();
+            let row = plane.shape.heads as usize * width;
+            let mut block = Vec::with_capacity(BLOCK.min(kv.tokens()) * width);
+            for head in 0..plane.shape.heads as usize {
+                for rows in bytes.chunks(BLOCK * row) {
+                    block.clear();
+                    for token in rows.chunks_exact(row) {
+                        block.extend_from_slice(&token[head * width..(head + 1) * width]);
+                    }
+                    write(&block)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F16 => "F16",
+        Dtype::Bf16 => "BF16",
+        Dtype::F32 => "F32",
+        Dtype::F8E4m3 => "F8_E4M3",
+        Dtype::F8E5m2 => "F8_E5M2",
+    }
+}
