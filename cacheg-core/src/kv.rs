@@ -1,6 +1,6 @@
 //! KV caches in memory: borrowed planes over any layout in which a plane's bytes are one run.
 
-use ndarray::ArrayViewMut2;
+use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::{Dtype, Error, Geometry, Plane, Result};
 
@@ -284,6 +284,13 @@ pub(crate) fn first_non_finite(values: &[f32]) -> Option<usize> {
 }
 
 /// `values` as a matrix.
+pub(crate) fn matrix(values: &[f32], rows: usize, cols: usize) -> ArrayView2<'_, f32> {
+    debug_assert_eq!(values.len(), rows * cols, "matrix: lengths differ");
+    #[expect(clippy::expect_used, reason = "the callers size their scratch by the same shapes")]
+    ArrayView2::from_shape((rows, cols), values).expect("scratch holds rows × cols")
+}
+
+/// `values` as a matrix to write to.
 pub(crate) fn matrix_mut(values: &mut [f32], rows: usize, cols: usize) -> ArrayViewMut2<'_, f32> {
     debug_assert_eq!(values.len(), rows * cols, "matrix_mut: lengths differ");
     #[expect(clippy::expect_used, reason = "the callers size their scratch by the same shapes")]

@@ -5,17 +5,31 @@
 //! The crate knows no codec. The codecs are in `cacheg-quant` and `cacheg-entropy`; the facade `cacheg` names
 //! them and is where to start.
 
+mod backend;
+mod calibrate;
+mod chunk;
+mod container;
 mod data;
 mod dtype;
 mod error;
+mod front;
 mod geometry;
 mod kv;
 mod kv_file;
 mod limits;
+mod pipeline;
+mod plan;
+mod profile;
 mod registry;
 pub mod spec;
 mod stage;
+mod tile;
+mod wire;
 
+pub use backend::{Backend, Cpu, Decoder, KvOut};
+pub use calibrate::calibrate;
+pub use chunk::{Chunk, ChunkBytes, EncodedChunk, Encoder, Progress};
+pub use container::{Container, ContainerHeader};
 pub use data::StageData;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result, ResultExt};
@@ -23,8 +37,12 @@ pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling
 pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
 pub use kv_file::{KvFile, kv_metadata, write_kv};
 pub use limits::Limits;
+pub use pipeline::Pipeline;
+pub use plan::Plan;
+pub use profile::Profile;
 pub use registry::{Build, Linked, Plugin, Registry};
 pub use stage::*;
+pub use tile::{Layout, TileBytes};
 
 #[doc(hidden)]
 pub use inventory as __inventory;

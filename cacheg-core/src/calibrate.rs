@@ -1,0 +1,143 @@
+//! Calibration: lets each stage see its input over any number of contexts and keeps what it makes of it.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::front::{Front, FrontScratch};
+use crate::plan::Wanted;
+use crate::spec::StageSpec;
+use crate::tile::{Layout, SymbolScratch};
+use crate::{
+    Accumulator, BindCx, Calibrator, Error, Geometry, KvView, Pipeline, Plan, Plane, Profile, Progress,
+    Result, ResultExt, Seen, Source, StageData, TileCx,
+};
+
+/// Runs of tokens, as they would be encoded: views and the ranges of their chunks.
+pub(crate) type Chunks<'a, 'v> = [(&'a KvView<'v>, Range<usize>)];
+
+/// Calibrates one profile for several pipelines, on contexts that are cut into chunks of `chunk_tokens`.
+///
+/// Each stage that needs data is shown all contexts once; memory does not grow with their number. Tokens are
+/// counted on `progress`, once for each pass.
+///
+/// # Errors
+/// If the contexts are of different models or empty, or if a stage cannot use what it sees.
+pub fn calibrate(
+    pipelines: &[Pipeline],
+    contexts: &[KvView<'_>],
+    chunk_tokens: usize,
+    progress: Progress<'_>,
+) -> Result<Profile> {
+    let first = contexts.first().ok_or_else(|| Error::data("no KV cache to calibrate on"))?;
+    let geometry = first.geometry();
+    let mut chunks = Vec::new();
+    for (index, context) in contexts.iter().enumerate() {
+        if context.geometry() != geometry {
+            return Err(Error::data(format!("KV cache {} is of another model than the first", index + 1)));
+        }
+        chunks.extend(crate::chunk::ranges(context.tokens(), chunk_tokens).map(|range| (context, range)));
+    }
+    let tokens: u64 = chunks.iter().map(|(_, range)| range.len() as u64).sum();
+    if tokens == 0 {
+        return Err(Error::data("the KV caches to calibrate on have no tokens"));
+    }
+    let mut sections: Vec<(Vec<StageSpec>, StageData)> = Vec::new();
+    for pipeline in pipelines {
+        let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
+            let stages = &pipeline.specs()[..=stage];
+            if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
+                return Ok(data.clone());
+            }
+            let data = gather(wanted, cx, front, &chunks, progress)?;
+            sections.push((stages.to_vec(), data.clone()));
+            Ok(data)
+        };
+        Plan::bind_with(pipeline, geometry, Source::Profile, &mut supply)?;
+    }
+    Profile::new(geometry.clone(), sections, contexts.len() as u64, tokens)
+}
+
+/// Binds a pipeline to one chunk, with data gathered from the chunk itself, which is going to carry it.
+pub(crate) fn bind_to_chunk(
+    pipeline: &Pipeline,
+    geometry: &Geometry,
+    view: &KvView<'_>,
+    range: Range<usize>,
+) -> Result<Plan> {
+    let chunks = [(view, range)];
+    let mut carried = vec![Vec::new(); pipeline.specs().len()];
+    let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
+        let data = gather(wanted, cx, front, &chunks, &|_| ())?;
+        carried[stage] = wanted.pack(cx, &data)?;
+        // What the decoder will read, not what was gathered: packing may round.
+        wanted.unpack(cx, &carried[stage])
+    };
+    let mut plan = Plan::bind_with(pipeline, geometry, Source::Chunk, &mut supply)?;
+    plan.carried = carried;
+    Ok(plan)
+}
+
+/// Shows one stage its input in all chunks, planes in parallel.
+fn gather(
+    wanted: &Wanted<'_>,
+    cx: &BindCx<'_>,
+    front: &Front,
+    chunks: &Chunks<'_, '_>,
+    progress: Progress<'_>,
+) -> Result<StageData> {
+    let Some(calibrator) = wanted.calibrator(cx) else { return Ok(StageData::new()) };
+    let symbols = matches!(wanted, Wanted::Coder(_));
+    let planes = front.planes();
+    let total: u64 = chunks.iter().map(|(_, range)| range.len() as u64).sum();
+    let one = |scratch: &mut SymbolScratch, plane: &Plane| -> Result<StageData> {
+        let data = observe_plane(&*calibrator, plane, front, chunks, symbols, scratch)
+            .at(|| format!("tensor `{}`", plane.name()))?;
+        // In thousandths of tokens of all planes, so that the sum over planes is the number of tokens.
+        progress(
+            total * (plane.index as u64 + 1) / planes.len() as u64
+                - total * plane.index as u64 / planes.len() as u64,
+        );
+        Ok(data)
+    };
+    let of_planes = planes.par_iter().map_init(SymbolScratch::default, one).collect::<Result<Vec<_>>>()?;
+    calibrator.finish(of_planes)
+}
+
+fn observe_plane(
+    calibrator: &dyn Calibrator,
+    plane: &Plane,
+    front: &Front,
+    chunks: &Chunks<'_, '_>,
+    symbols: bool,
+    scratch: &mut SymbolScratch,
+) -> Result<StageData> {
+    let mut accumulator: Box<dyn Accumulator> = calibrator.accumulator(plane);
+    for (view, range) in chunks {
+        let layout = Layout::choose(front.planes(), front.row_multiple(), range.len());
+        for first in (0..range.len()).step_by(layout.rows) {
+            let rows = layout.rows.min(range.len() - first);
+            let token = range.start + first;
+            let cx = TileCx::new(plane, first, rows, view.first_position() + token as u64);
+            if symbols {
+                Plan::observe_symbols(
+                    front,
+                    view,
+                    &cx,
+                    token,
+                    scratch,
+                    &mut |part, symbol_plane, symbols| {
+                        accumulator.observe(&cx, part, Seen::Symbols(symbol_plane, symbols))
+                    },
+                )?;
+            } else {
+                let scratch: &mut FrontScratch = &mut scratch.front;
+                front.reserve(rows, scratch);
+                front.observe_values(view, &cx, token, scratch, &mut |part, values| {
+                    accumulator.observe(&cx, part, Seen::Values(values))
+                })?;
+            }
+        }
+    }
+    accumulator.finish()
+}

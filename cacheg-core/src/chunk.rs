@@ -1,0 +1,543 @@
+//! A chunk: tokens that are encoded, stored, fetched and decoded by themselves. `FORMAT.md` has its bytes.
+
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::calibrate::bind_to_chunk;
+use crate::front::Front;
+use crate::plan::Wanted;
+use crate::profile::short;
+use crate::spec::StageSpec;
+use crate::tile::{Layout, TileBytes};
+use crate::wire::{Reader, padding};
+use crate::{
+    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, ResultExt,
+    Source,
+};
+
+const MAGIC: [u8; 4] = *b"CGKC";
+/// Version of chunks and containers.
+pub(crate) const MAJOR: u8 = 0;
+pub(crate) const MINOR: u8 = 1;
+const PREFIX: usize = 40;
+const ENTRY: usize = 12;
+
+/// Called with the number of values (or tokens) that have been dealt with since the last call.
+pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// The chunks of a context: runs of `chunk_tokens`, the last one shorter.
+pub(crate) fn ranges(tokens: usize, chunk_tokens: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = chunk_tokens.max(1);
+    (0..tokens).step_by(step).map(move |first| first..(first + step).min(tokens))
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    geometry: Geometry,
+    pipeline: Vec<StageSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
+    tile: TileHeader,
+    tokens: TokensHeader,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TileHeader {
+    planes: u32,
+    rows: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokensHeader {
+    count: u64,
+    /// Index of the first in its container.
+    first: u64,
+    /// Position of the first in the model's sequence.
+    position: u64,
+}
+
+/// An encoded chunk, still in pieces so that a large one is never copied.
+#[derive(Debug)]
+pub struct EncodedChunk {
+    prefix: Vec<u8>,
+    tiles: Vec<Vec<u8>>,
+}
+
+impl EncodedChunk {
+    /// Its exact length in bytes.
+    pub fn len(&self) -> usize {
+        self.prefix.len() + self.tiles.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// What `out` reports.
+    pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        out.write_all(&self.prefix)?;
+        self.tiles.iter().try_for_each(|tile| out.write_all(tile))
+    }
+
+    /// One run of bytes, to embed in somebody else's store.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        bytes.extend(&self.prefix);
+        self.tiles.iter().for_each(|tile| bytes.extend(tile));
+        bytes
+    }
+}
+
+/// Encodes chunks of one model by one pipeline.
+#[derive(Debug)]
+pub struct Encoder {
+    pipeline: Pipeline,
+    geometry: Geometry,
+    /// Bound once if nothing has to be carried.
+    plan: Option<Arc<Plan>>,
+}
+
+impl Encoder {
+    /// With a profile, the stages' data is taken from there; without, each chunk is calibrated by itself and
+    /// carries what the decoder needs.
+    ///
+    /// # Errors
+    /// If the pipeline does not suit the model, or the profile does not suit either.
+    pub fn new(pipeline: Pipeline, geometry: &Geometry, profile: Option<&Profile>) -> Result<Self> {
+        let plan = match profile {
+            Some(profile) => Some(Plan::bind(&pipeline, geometry, Some(profile))?),
+            None => match Plan::bind(&pipeline, geometry, None) {
+                Ok(plan) => Some(plan),
+                Err(error) if error.kind() == crate::ErrorKind::Profile => None,
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Self { pipeline, geometry: geometry.clone(), plan })
+    }
+
+    /// Encodes the tokens `range` of a view. Values done are counted on `progress`.
+    ///
+    /// # Errors
+    /// If a value cannot be coded; the error names the tensor and the value's place.
+    ///
+    /// # Panics
+    /// If the range is not within the view.
+    pub fn encode(
+        &self,
+        view: &KvView<'_>,
+        range: Range<usize>,
+        progress: Progress<'_>,
+    ) -> Result<EncodedChunk> {
+        assert!(range.start <= range.end && range.end <= view.tokens(), "the chunk is outside the KV cache");
+        if *view.geometry() != self.geometry {
+            return Err(Error::data("the KV cache is of another model than the encoder"));
+        }
+        let own;
+        let plan = match &self.plan {
+            Some(plan) => &**plan,
+            None => {
+                own = bind_to_chunk(&self.pipeline, &self.geometry, view, range.clone())?;
+                &own
+            }
+        };
+        let layout = plan.layout(range.len());
+        let encode = |index: usize| {
+            let tile = layout.tile(index);
+            plan.with_scratch(&layout, |scratch| {
+                let len = plan.encode_tile(view, range.start, &tile, scratch)?;
+                let mut bytes = Vec::with_capacity(len + padding(len));
+                bytes.extend(&scratch.out[..len]);
+                bytes.resize(len + padding(len), 0);
+                let values: usize =
+                    plan.planes()[tile.planes.clone()].iter().map(|p| p.channels() * tile.rows).sum();
+                progress(values as u64);
+                Ok((len as u32, bytes))
+            })
+        };
+        let tiles = (0..layout.tiles()).into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
+        assemble(plan, view, &range, &layout, tiles)
+    }
+}
+
+fn assemble(
+    plan: &Plan,
+    view: &KvView<'_>,
+    range: &Range<usize>,
+    layout: &Layout,
+    tiles: Vec<(u32, Vec<u8>)>,
+) -> Result<EncodedChunk> {
+    let header = Header {
+        geometry: plan.geometry().clone(),
+        pipeline: plan.specs().to_vec(),
+        profile: plan.profile().map(str::to_owned),
+        tile: TileHeader { planes: layout.planes as u32, rows: layout.rows as u32 },
+        tokens: TokensHeader {
+            count: range.len() as u64,
+            first: range.start as u64,
+            position: view.first_position() + range.start as u64,
+        },
+    };
+    let header = serde_json::to_vec(&header).map_err(|e| Error::data(format!("chunk header: {e}")))?;
+    let carried: usize = plan.carried.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
+    let payload: usize = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
+    let too_long = || Error::limit("a chunk of more than 4 GiB of tables");
+    let len = PREFIX + header.len() + padding(header.len()) + carried + tiles.len() * ENTRY;
+    let mut out = Vec::with_capacity(len + 4);
+    out.extend(MAGIC);
+    out.extend([MAJOR, MINOR, 0, 0]);
+    let total = len + padding(len) + payload;
+    out.extend((total as u64).to_le_bytes());
+    for length in [header.len(), carried, tiles.len(), 0] {
+        out.extend(u32::try_from(length).map_err(|_| too_long())?.to_le_bytes());
+    }
+    out.extend([0; 8]);
+    out.extend(&header);
+    out.resize(out.len() + padding(header.len()), 0);
+    for bytes in &plan.carried {
+        out.extend((bytes.len() as u32).to_le_bytes());
+        out.extend(bytes);
+        out.resize(out.len() + padding(bytes.len()), 0);
+    }
+    for (len, bytes) in &tiles {
+        out.extend(len.to_le_bytes());
+        out.extend(xxh3_64(bytes).to_le_bytes());
+    }
+    out.resize(out.len() + padding(out.len()), 0);
+    let sum = checksum(&out);
+    out[32..40].copy_from_slice(&sum.to_le_bytes());
+    Ok(EncodedChunk { prefix: out, tiles: tiles.into_iter().map(|(_, bytes)| bytes).collect() })
+}
+
+/// Of everything before the tiles but the place of the checksum itself.
+fn checksum(prefix: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&prefix[..32]);
+    hash.update(&prefix[40..]);
+    hash.digest()
+}
+
+/// A chunk whose header and directory have been checked; its tiles are checked when they are decoded.
+#[derive(Debug, Clone)]
+pub struct Chunk<'a> {
+    header: Header,
+    len: usize,
+    carried: Vec<&'a [u8]>,
+    entries: Vec<Entry>,
+    payload: &'a [u8],
+    layout: Layout,
+    sizes: ChunkBytes,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    offset: usize,
+    len: usize,
+    hash: u64,
+}
+
+/// How a chunk's bytes divide; they add up to its length.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChunkBytes {
+    /// Fixed fields and the JSON header.
+    pub header: usize,
+    /// What the chunk carries for each stage, with its length.
+    pub carried: Vec<usize>,
+    /// Lengths and checksums of the tiles.
+    pub directory: usize,
+    /// The tiles.
+    pub tiles: TileBytes,
+    /// Zeros between all of these.
+    pub padding: usize,
+}
+
+impl ChunkBytes {
+    /// All of them.
+    pub fn total(&self) -> usize {
+        let TileBytes { side, escapes, stream, padding } = self.tiles;
+        self.header
+            + self.carried.iter().sum::<usize>()
+            + self.directory
+            + self.padding
+            + side
+            + escapes
+            + stream
+            + padding
+    }
+}
+
+impl<'a> Chunk<'a> {
+    /// Reads the chunk at the front of `bytes`; whatever follows it is not looked at.
+    ///
+    /// # Errors
+    /// Corrupt or truncated bytes, another version, sizes over the limits.
+    pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self> {
+        let mut reader = Reader::new(bytes);
+        if reader.take(4)? != MAGIC {
+            return Err(Error::corrupt("not a cacheg chunk (no `CGKC` at its front)"));
+        }
+        check_version("chunk", reader.u8()?, reader.u8()?)?;
+        if reader.u16()? != 0 {
+            return Err(Error::unsupported("a chunk with unknown flags"));
+        }
+        let total = usize::try_from(reader.u64()?).map_err(|_| Error::limit("a chunk larger than memory"))?;
+        let (header_len, carried_len, tiles) = (reader.u32()?, reader.u32()?, reader.u32()? as usize);
+        if reader.u32()? != 0 {
+            return Err(Error::corrupt("a reserved field is not zero"));
+        }
+        let sum = reader.u64()?;
+        if header_len > limits.max_header {
+            return Err(Error::limit(format!("a chunk header of {header_len} bytes")));
+        }
+        if carried_len > limits.max_carried {
+            return Err(Error::limit(format!("{carried_len} bytes of carried data")));
+        }
+        if total > bytes.len() {
+            return Err(Error::corrupt(format!(
+                "truncated: a chunk of {total} bytes, {} are here",
+                bytes.len()
+            )));
+        }
+        let (header_len, carried_len) = (header_len as usize, carried_len as usize);
+        let header_bytes = reader.take(header_len)?;
+        reader.padding(header_len)?;
+        let mut carried_reader = Reader::new(reader.take(carried_len)?);
+        let directory =
+            reader.take(tiles.checked_mul(ENTRY).ok_or_else(|| Error::corrupt("too many tiles"))?)?;
+        let front = PREFIX + header_len + padding(header_len) + carried_len + directory.len();
+        reader.padding(front)?;
+        let prefix = front + padding(front);
+        if prefix > total || checksum(&bytes[..prefix]) != sum {
+            return Err(Error::corrupt("checksum of the chunk's header"));
+        }
+        let header: Header =
+            serde_json::from_slice(header_bytes).map_err(|e| Error::corrupt(format!("chunk header: {e}")))?;
+        header.geometry.validate(limits)?;
+        let tokens = check_tokens(header.tokens.count, &header.geometry, limits)?;
+        let ends = header
+            .tokens
+            .first
+            .checked_add(header.tokens.count)
+            .zip(header.tokens.position.checked_add(header.tokens.count));
+        if ends.is_none() {
+            return Err(Error::corrupt("positions beyond 64 bits"));
+        }
+        let layout =
+            Layout::new(tokens, header.tile.rows, header.tile.planes, &header.geometry.planes(), limits)?;
+        if layout.tiles() != tiles {
+            return Err(Error::corrupt(format!("{tiles} tiles where {} are expected", layout.tiles())));
+        }
+        let mut sizes =
+            ChunkBytes { header: PREFIX + header_len, directory: directory.len(), ..ChunkBytes::default() };
+        let mut carried = Vec::new();
+        while !carried_reader.rest().is_empty() {
+            let len = carried_reader.u32()? as usize;
+            carried.push(carried_reader.take(len)?);
+            carried_reader.padding(len)?;
+            sizes.carried.push(4 + len);
+            sizes.padding += padding(len);
+        }
+        if !carried.is_empty() && carried.len() != header.pipeline.len() {
+            return Err(Error::corrupt("carried data of another number of stages"));
+        }
+        sizes.padding += padding(header_len) + padding(front);
+        let mut directory = Reader::new(directory);
+        let mut entries = Vec::with_capacity(tiles);
+        let mut offset = 0usize;
+        for _ in 0..tiles {
+            let (len, hash) = (directory.u32()? as usize, directory.u64()?);
+            entries.push(Entry { offset, len, hash });
+            offset = offset
+                .checked_add(len + padding(len))
+                .ok_or_else(|| Error::corrupt("tiles beyond memory"))?;
+            sizes.tiles.padding += padding(len);
+        }
+        if prefix.checked_add(offset) != Some(total) {
+            return Err(Error::corrupt("the tiles' lengths do not add up to the chunk's"));
+        }
+        Ok(Self { header, len: total, carried, entries, payload: &bytes[prefix..total], layout, sizes })
+    }
+
+    /// Its exact length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The model's geometry.
+    pub fn geometry(&self) -> &Geometry {
+        &self.header.geometry
+    }
+
+    /// The stages.
+    pub fn pipeline(&self) -> &[StageSpec] {
+        &self.header.pipeline
+    }
+
+    /// Hash of the profile it needs.
+    pub fn profile(&self) -> Option<&str> {
+        self.header.profile.as_deref()
+    }
+
+    /// Its tokens, counted in its container.
+    pub fn tokens(&self) -> Range<usize> {
+        let first = self.header.tokens.first as usize;
+        first..first + self.layout.tokens
+    }
+
+    /// Position of its first token in the model's sequence.
+    pub fn position(&self) -> u64 {
+        self.header.tokens.position
+    }
+
+    /// How it is cut into tiles.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// A tile's bytes, checked.
+    fn tile_bytes(&self, index: usize) -> Result<&'a [u8]> {
+        let Entry { offset, len, hash } = self.entries[index];
+        let bytes = &self.payload[offset..offset + len + padding(len)];
+        if xxh3_64(bytes) != hash {
+            return Err(Error::corrupt(format!("checksum of tile {index}")));
+        }
+        Ok(&bytes[..len])
+    }
+
+    /// Binds the chunk's pipeline: by a profile or by what the chunk carries.
+    ///
+    /// # Errors
+    /// If stages are not linked, if the profile is missing or another one, if the carried data is corrupt.
+    pub fn bind(&self, registry: &Registry, profile: Option<&Profile>) -> Result<Arc<Plan>> {
+        let pipeline = Pipeline::new(registry, &self.header.pipeline)?;
+        match (&self.header.profile, profile) {
+            (None, _) => {
+                let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, _: &Front| {
+                    let bytes =
+                        self.carried.get(stage).ok_or_else(|| Error::corrupt("the chunk carries no data"))?;
+                    wanted.unpack(cx, bytes)
+                };
+                let bound = Plan::bind_with(&pipeline, self.geometry(), Source::Chunk, &mut supply)?;
+                Ok(Arc::new(bound))
+            }
+            (Some(wanted), Some(profile)) if profile.hash() == wanted => {
+                Plan::bind(&pipeline, self.geometry(), Some(profile))
+            }
+            (Some(wanted), Some(profile)) => Err(Error::profile(format!(
+                "the chunk was encoded with profile {wanted}, given is {}",
+                profile.hash()
+            ))),
+            (Some(wanted), None) => Err(Error::profile(format!(
+                "the chunk was encoded with profile {wanted} (the SHA-256 of the .cgprof file); give it"
+            ))),
+        }
+    }
+
+    /// Decodes into the rows of `out` from `row`. `plan` must come from [`bind`](Self::bind) of this chunk or
+    /// of one that [is coded alike](Self::coded_like). Values done are counted on `progress`.
+    ///
+    /// # Errors
+    /// Corrupt tiles; `out` then holds rubbish.
+    ///
+    /// # Panics
+    /// If `out` is of another geometry or the rows are outside of it.
+    pub fn decode(
+        &self,
+        plan: &Plan,
+        out: &mut KvViewMut<'_>,
+        row: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        assert!(out.planes_mut().len() == plan.planes().len(), "the output is of another geometry");
+        assert!(row + self.layout.tokens <= out.tokens(), "the chunk is outside the output");
+        let groups = out.planes_mut().par_chunks_mut(self.layout.planes);
+        groups.enumerate().try_for_each(|(group, planes)| {
+            for index in self.layout.tiles_of_group(group) {
+                let tile = self.layout.tile(index);
+                let bytes = self.tile_bytes(index)?;
+                plan.with_scratch(&self.layout, |scratch| {
+                    plan.decode_tile(bytes, &tile, self.position(), planes, row, scratch)
+                })
+                .at(|| format!("tile {index}"))?;
+                let values: usize = planes.iter().map(|p| p.plane().channels() * tile.rows).sum();
+                progress(values as u64);
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether a plan bound to `other` decodes this chunk too.
+    pub fn coded_like(&self, other: &Self) -> bool {
+        self.carried.is_empty()
+            && other.carried.is_empty()
+            && self.header.profile == other.header.profile
+            && self.header.pipeline == other.header.pipeline
+            && self.header.geometry == other.header.geometry
+    }
+
+    /// Accounts for every byte; decodes all symbols to do so. Also the bits that an ideal coder would need
+    /// for the streams under the same tables, if the coder can tell.
+    ///
+    /// # Errors
+    /// Corrupt tiles.
+    pub fn account(&self, plan: &Plan) -> Result<(ChunkBytes, Option<f64>)> {
+        let mut sizes = self.sizes.clone();
+        let mut ideal = Some(0.0);
+        let one = |index: usize| {
+            let bytes = self.tile_bytes(index)?;
+            plan.with_scratch(&self.layout, |scratch| plan.account(bytes, &self.layout.tile(index), scratch))
+        };
+        for (tile, bits) in (0..self.layout.tiles()).into_par_iter().map(one).collect::<Result<Vec<_>>>()? {
+            sizes.tiles.side += tile.side;
+            sizes.tiles.escapes += tile.escapes;
+            sizes.tiles.stream += tile.stream;
+            sizes.tiles.padding += tile.padding;
+            ideal = ideal.zip(bits).map(|(sum, bits)| sum + bits);
+        }
+        Ok((sizes, ideal))
+    }
+}
+
+/// For messages: a chunk with the profile it needs.
+impl std::fmt::Display for Chunk<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tokens = self.tokens();
+        write!(f, "tokens {}..{}", tokens.start, tokens.end)?;
+        self.profile().map_or(Ok(()), |hash| write!(f, ", profile {}", short(hash)))
+    }
+}
+
+pub(crate) fn check_version(what: &str, major: u8, minor: u8) -> Result<()> {
+    // Before 1.0 a minor version may change anything.
+    if (major, minor) == (MAJOR, MINOR) {
+        Ok(())
+    } else {
+        Err(Error::unsupported(format!("{what} version {major}.{minor}; this reader knows {MAJOR}.{MINOR}")))
+    }
+}
+
+/// Checks how much memory the decoded tokens would take.
+pub(crate) fn check_tokens(count: u64, geometry: &Geometry, limits: &Limits) -> Result<usize> {
+    let bytes = count.saturating_mul(geometry.bytes_per_token());
+    if count > limits.max_tokens || bytes > limits.max_output {
+        return Err(Error::limit(format!("{count} tokens, {bytes} bytes when decoded")));
+    }
+    usize::try_from(count).map_err(|_| Error::limit(format!("{count} tokens")))
+}

@@ -1,0 +1,106 @@
+//! A pipeline: stages built from a spec, not yet bound to a model.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::spec::{self, StageSpec};
+use crate::{Build, Coder, Error, Quantizer, Registry, Result, Transform};
+
+/// Transforms, a quantizer and a coder with their settings.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    transforms: Vec<Arc<dyn Transform>>,
+    quantizer: Arc<dyn Quantizer>,
+    coder: Arc<dyn Coder>,
+    specs: Vec<StageSpec>,
+}
+
+impl Pipeline {
+    /// Builds the pipeline that a spec string (or its JSON) describes.
+    ///
+    /// # Errors
+    /// Syntax errors, unknown stages, unknown or ill-typed settings, stages in the wrong order.
+    pub fn parse(registry: &Registry, text: &str) -> Result<Self> {
+        Self::new(registry, &spec::parse(text)?)
+    }
+
+    /// Builds the stages.
+    ///
+    /// # Errors
+    /// Unknown stages, other format versions than the linked ones, bad settings, a wrong order.
+    pub fn new(registry: &Registry, stages: &[StageSpec]) -> Result<Self> {
+        let mut transforms: Vec<Arc<dyn Transform>> = Vec::new();
+        let (mut quantizer, mut coder) = (None, None);
+        let mut specs = Vec::with_capacity(stages.len());
+        for stage in stages {
+            let plugin = registry.get(&stage.name)?;
+            if let Some(version) = stage.version.filter(|version| *version != plugin.version) {
+                return Err(Error::unsupported(format!(
+                    "stage `{}` in format version {version}; the linked one (from {}) has version {}",
+                    plugin.name, plugin.origin, plugin.version
+                )));
+            }
+            let order = || Error::setting(format!("{} `{}`: {ORDER}", plugin.build.kind(), plugin.name));
+            let mut config = match plugin.build {
+                Build::Transform(build) => {
+                    if quantizer.is_some() {
+                        return Err(order());
+                    }
+                    let transform = build(&stage.config)?;
+                    transforms.push(transform);
+                    transforms[transforms.len() - 1].config()
+                }
+                Build::Quantizer(build) => {
+                    let built = build(&stage.config)?;
+                    let config = built.config();
+                    if quantizer.replace(built).is_some() {
+                        return Err(order());
+                    }
+                    config
+                }
+                Build::Coder(build) => {
+                    let built = build(&stage.config)?;
+                    let config = built.config();
+                    if quantizer.is_none() || coder.replace(built).is_some() {
+                        return Err(order());
+                    }
+                    config
+                }
+            };
+            // Canonical whatever serde_json's features say: the bytes name profile sections.
+            config.sort_all_objects();
+            specs.push(StageSpec { name: stage.name.clone(), version: Some(plugin.version), config });
+        }
+        match (quantizer, coder) {
+            (Some(quantizer), Some(coder)) => Ok(Self { transforms, quantizer, coder, specs }),
+            (None, _) => Err(Error::setting(format!("no quantizer: {ORDER}"))),
+            (_, None) => Err(Error::setting(format!("no coder: {ORDER}"))),
+        }
+    }
+
+    /// The stages with all settings and their format versions: what containers store.
+    pub fn specs(&self) -> &[StageSpec] {
+        &self.specs
+    }
+
+    pub(crate) fn transforms(&self) -> &[Arc<dyn Transform>] {
+        &self.transforms
+    }
+
+    pub(crate) fn quantizer(&self) -> &dyn Quantizer {
+        &*self.quantizer
+    }
+
+    pub(crate) fn coder(&self) -> &dyn Coder {
+        &*self.coder
+    }
+}
+
+const ORDER: &str = "a pipeline is any number of transforms, one quantizer, one coder, in this order";
+
+/// The spec string, all settings written out.
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&spec::format(&self.specs))
+    }
+}

@@ -1,0 +1,167 @@
+//! A plan: a pipeline bound to a model, with all sizes known and all tables built.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::front::Front;
+use crate::spec::StageSpec;
+use crate::tile::{Layout, Scratch};
+use crate::{
+    BindCx, BoundCoder, Error, Geometry, Pipeline, Plane, Profile, Result, ResultExt, Source, StageData,
+};
+
+/// A bound pipeline. Cheap to share between threads; chunks of one model reuse it.
+pub struct Plan {
+    pub(crate) geometry: Geometry,
+    pub(crate) front: Front,
+    pub(crate) coder: Box<dyn BoundCoder>,
+    pub(crate) specs: Vec<StageSpec>,
+    /// What the chunk has to carry for each stage; empty when a profile has it.
+    pub(crate) carried: Vec<Vec<u8>>,
+    /// Hash of the profile that the stages' data came from.
+    pub(crate) profile: Option<String>,
+    /// Working memory of threads that are between tiles.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// A stage that needs data, while a pipeline is being bound.
+pub(crate) enum Wanted<'a> {
+    Transform(&'a dyn crate::Transform),
+    Quantizer(&'a dyn crate::Quantizer),
+    Coder(&'a dyn crate::Coder),
+}
+
+impl Wanted<'_> {
+    pub(crate) fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn crate::Calibrator>> {
+        match self {
+            Self::Transform(stage) => stage.calibrator(cx),
+            Self::Quantizer(stage) => stage.calibrator(cx),
+            Self::Coder(stage) => stage.calibrator(cx),
+        }
+    }
+
+    pub(crate) fn pack(&self, cx: &BindCx<'_>, data: &StageData) -> Result<Vec<u8>> {
+        match self {
+            Self::Coder(stage) => stage.pack(cx, data),
+            Self::Transform(_) | Self::Quantizer(_) => data.to_bytes(),
+        }
+    }
+
+    pub(crate) fn unpack(&self, cx: &BindCx<'_>, bytes: &[u8]) -> Result<StageData> {
+        match self {
+            Self::Coder(stage) => stage.unpack(cx, bytes),
+            Self::Transform(_) | Self::Quantizer(_) => StageData::from_bytes(bytes),
+        }
+    }
+}
+
+/// Gives a stage its data: number of the stage, the stage, what it binds to, the stages before it.
+pub(crate) type Supply<'s> = dyn FnMut(usize, &Wanted<'_>, &BindCx<'_>, &Front) -> Result<StageData> + 's;
+
+impl Plan {
+    /// Binds a pipeline to a model whose profile is at hand. Pipelines that need no data bind without one.
+    ///
+    /// # Errors
+    /// If the profile is of another model or lacks this pipeline, or if a stage needs data and there is none.
+    pub fn bind(pipeline: &Pipeline, geometry: &Geometry, profile: Option<&Profile>) -> Result<Arc<Self>> {
+        if let Some(profile) = profile {
+            profile.check_geometry(geometry)?;
+        }
+        let mut used = false;
+        let mut supply = |stage: usize, _: &Wanted<'_>, _: &BindCx<'_>, _: &Front| {
+            used = true;
+            let profile = profile.ok_or_else(|| Error::profile("this pipeline needs a profile"))?;
+            profile.section(&pipeline.specs()[..=stage]).cloned()
+        };
+        let mut plan = Self::bind_with(pipeline, geometry, Source::Profile, &mut supply)?;
+        plan.profile = profile.filter(|_| used).map(|profile| profile.hash().to_owned());
+        Ok(Arc::new(plan))
+    }
+
+    /// Binds stage by stage, asking `supply` for the data of each stage that has a calibrator.
+    pub(crate) fn bind_with(
+        pipeline: &Pipeline,
+        geometry: &Geometry,
+        source: Source,
+        supply: &mut Supply<'_>,
+    ) -> Result<Self> {
+        geometry.validate(&crate::Limits::default())?;
+        let mut front = Front::new(geometry);
+        let mut number = 0;
+        let mut data_of = |wanted: &Wanted<'_>, front: &Front| -> Result<Option<StageData>> {
+            let cx = front.bind_cx(None, source);
+            let needed = wanted.calibrator(&cx).is_some();
+            let place = || format!("stage `{}`", pipeline.specs()[number].name);
+            let data = if needed { Some(supply(number, wanted, &cx, front).at(place)?) } else { None };
+            number += 1;
+            Ok(data)
+        };
+        let place = |name: &str| format!("stage `{name}`");
+        for transform in pipeline.transforms() {
+            let data = data_of(&Wanted::Transform(&**transform), &front)?;
+            let bound = transform.bind(&front.bind_cx(data.as_ref(), source));
+            front.push_transform(bound.at(|| place(transform.name()))?).at(|| place(transform.name()))?;
+        }
+        front.split_parts()?;
+        let data = data_of(&Wanted::Quantizer(pipeline.quantizer()), &front)?;
+        let bound = pipeline.quantizer().bind(&front.bind_cx(data.as_ref(), source));
+        front
+            .set_quantizer(bound.at(|| place(pipeline.quantizer().name()))?)
+            .at(|| place(pipeline.quantizer().name()))?;
+        let data = data_of(&Wanted::Coder(pipeline.coder()), &front)?;
+        let bound = pipeline.coder().bind(&front.bind_cx(data.as_ref(), source));
+        let coder = bound.at(|| place(pipeline.coder().name()))?;
+        Ok(Self {
+            geometry: geometry.clone(),
+            front,
+            coder,
+            specs: pipeline.specs().to_vec(),
+            carried: Vec::new(),
+            profile: None,
+            scratch: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The model's geometry.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The planes of the geometry.
+    pub fn planes(&self) -> &[Plane] {
+        self.front.planes()
+    }
+
+    /// The stages, as containers store them.
+    pub fn specs(&self) -> &[StageSpec] {
+        &self.specs
+    }
+
+    /// Hash of the profile this plan depends on.
+    pub fn profile(&self) -> Option<&str> {
+        self.profile.as_deref()
+    }
+
+    /// How a chunk of that many tokens is cut into tiles.
+    pub fn layout(&self, tokens: usize) -> Layout {
+        Layout::choose(self.front.planes(), self.front.row_multiple(), tokens)
+    }
+
+    /// Runs `work` with working memory for this layout, which outlives the call for the next one.
+    pub(crate) fn with_scratch<T>(&self, layout: &Layout, work: impl FnOnce(&mut Scratch) -> T) -> T {
+        let taken = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = taken.unwrap_or_else(|| Scratch::new(self));
+        scratch.reserve(self, layout);
+        let result = work(&mut scratch);
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        result
+    }
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan")
+            .field("specs", &self.specs)
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
+}

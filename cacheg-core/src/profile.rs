@@ -1,0 +1,207 @@
+//! Profiles: what is calibrated once per model and shared by all its contexts.
+//!
+//! A profile is a safetensors file. Its name is the SHA-256 of its bytes, so that `sha256sum` can check one.
+//! The data of a stage depends on the stages before it and on its own settings; a section is therefore named
+//! by that run of stages, and pipelines that begin alike share sections.
+
+use std::collections::HashMap;
+
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::spec::StageSpec;
+use crate::{Error, Geometry, Result, StageData};
+
+/// Major and minor version of the file.
+const VERSION: &str = "0.1";
+
+/// Calibrated data of one model, for any number of pipelines.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    geometry: Geometry,
+    sections: Vec<Section>,
+    tokens: u64,
+    contexts: u64,
+    bytes: Vec<u8>,
+    hash: String,
+}
+
+#[derive(Debug, Clone)]
+struct Section {
+    stages: Vec<StageSpec>,
+    data: StageData,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SectionHeader {
+    id: String,
+    stages: Vec<StageSpec>,
+}
+
+impl Profile {
+    /// A profile of these sections.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub(crate) fn new(
+        geometry: Geometry,
+        sections: Vec<(Vec<StageSpec>, StageData)>,
+        contexts: u64,
+        tokens: u64,
+    ) -> Result<Self> {
+        let sections: Vec<Section> =
+            sections.into_iter().map(|(stages, data)| Section { stages, data }).collect();
+        let json = |e: serde_json::Error| Error::data(format!("profile header: {e}"));
+        let headers: Vec<SectionHeader> = sections
+            .iter()
+            .enumerate()
+            .map(|(index, section)| SectionHeader { id: format!("s{index}"), stages: section.stages.clone() })
+            .collect();
+        let metadata = HashMap::from([
+            ("cacheg_profile".to_owned(), VERSION.to_owned()),
+            ("geometry".to_owned(), serde_json::to_string(&geometry).map_err(json)?),
+            ("sections".to_owned(), serde_json::to_string(&headers).map_err(json)?),
+            ("contexts".to_owned(), contexts.to_string()),
+            ("tokens".to_owned(), tokens.to_string()),
+        ]);
+        let mut views = Vec::new();
+        for (header, section) in headers.iter().zip(&sections) {
+            views.extend(
+                section.data.tensors().map(|(name, tensor)| (format!("{}/{name}", header.id), tensor.view())),
+            );
+        }
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|e| Error::data(format!("profile: {e}")))?;
+        // The crate writes metadata in the order of a hash map; the name of a profile must not depend on it.
+        let bytes = canonical_header(bytes)?;
+        let hash = hash(&bytes);
+        Ok(Self { geometry, sections, tokens, contexts, bytes, hash })
+    }
+
+    /// Reads a profile.
+    ///
+    /// # Errors
+    /// If the bytes are no profile, or one of a version that this reader does not know.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        let bad = |what: String| Error::profile(format!("{what}; is this a .cgprof file?"));
+        let file =
+            SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a safetensors file ({e})")))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let field = |key: &str| metadata.get(key).ok_or_else(|| bad(format!("no `{key}` in its metadata")));
+        let version = field("cacheg_profile")?;
+        if version != VERSION {
+            return Err(Error::unsupported(format!(
+                "profile version {version}; this reader knows {VERSION}"
+            )));
+        }
+        let geometry: Geometry =
+            serde_json::from_str(field("geometry")?).map_err(|e| bad(format!("geometry: {e}")))?;
+        geometry.validate(&crate::Limits::default())?;
+        let headers: Vec<SectionHeader> =
+            serde_json::from_str(field("sections")?).map_err(|e| bad(format!("sections: {e}")))?;
+        let number = |key: &str| field(key)?.parse::<u64>().map_err(|e| bad(format!("{key}: {e}")));
+        let (contexts, tokens) = (number("contexts")?, number("tokens")?);
+        let mut sections: Vec<Section> =
+            headers.iter().map(|h| Section { stages: h.stages.clone(), data: StageData::new() }).collect();
+        for (name, view) in file.iter() {
+            let place = name.split_once('/').and_then(|(id, rest)| {
+                headers.iter().position(|header| header.id == id).map(|index| (index, rest))
+            });
+            let (index, rest) = place.ok_or_else(|| bad(format!("tensor `{name}` belongs to no section")))?;
+            sections[index].data.insert_view(rest, &view);
+        }
+        let hash = hash(&bytes);
+        Ok(Self { geometry, sections, tokens, contexts, bytes, hash })
+    }
+
+    /// The file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its name: SHA-256 of the file, lower-case hexadecimal.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The model it was calibrated for.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// How many contexts it was calibrated on.
+    pub fn contexts(&self) -> u64 {
+        self.contexts
+    }
+
+    /// How many tokens it was calibrated on.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// The runs of stages it has data for.
+    pub fn sections(&self) -> impl Iterator<Item = &[StageSpec]> {
+        self.sections.iter().map(|section| section.stages.as_slice())
+    }
+
+    /// Whether it has all that a run of stages has asked for while calibrating.
+    pub fn has(&self, stages: &[StageSpec]) -> bool {
+        self.sections.iter().any(|section| section.stages == stages)
+    }
+
+    /// Data of the last of these stages.
+    pub(crate) fn section(&self, stages: &[StageSpec]) -> Result<&StageData> {
+        let found = self.sections.iter().find(|section| section.stages == stages);
+        found.map(|section| &section.data).ok_or_else(|| {
+            let known: Vec<String> = self.sections().map(crate::spec::format).collect();
+            Error::profile(format!(
+                "profile {} has no data for `{}`; it was calibrated for: {}",
+                short(&self.hash),
+                crate::spec::format(stages),
+                known.join(" and ")
+            ))
+        })
+    }
+
+    /// Refuses the profile of another model.
+    pub(crate) fn check_geometry(&self, geometry: &Geometry) -> Result<()> {
+        if self.geometry == *geometry {
+            return Ok(());
+        }
+        let describe = |g: &Geometry| serde_json::to_string(g).unwrap_or_default();
+        Err(Error::profile(format!(
+            "profile {} is of another model: its geometry is {}, the KV cache's {}",
+            short(&self.hash),
+            describe(&self.geometry),
+            describe(geometry)
+        )))
+    }
+}
+
+/// Enough of a hash to tell profiles apart in a message.
+pub(crate) fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a safetensors header again with sorted keys; offsets and data stay.
+fn canonical_header(bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let bad = |what: String| Error::data(format!("profile header: {what}"));
+    let (size, _) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
+    let mut header: serde_json::Value =
+        serde_json::from_slice(&bytes[8..8 + size]).map_err(|e| bad(e.to_string()))?;
+    header.sort_all_objects();
+    let mut text = serde_json::to_vec(&header).map_err(|e| bad(e.to_string()))?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut out = Vec::with_capacity(bytes.len());
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(&text);
+    out.extend(&bytes[8 + size..]);
+    Ok(out)
+}
