@@ -406,6 +406,11 @@ impl<'a> Chunk<'a> {
         self.header.tokens.position
     }
 
+    /// How its bytes divide outside of the tiles; of these only the padding is known.
+    pub fn sizes(&self) -> &ChunkBytes {
+        &self.sizes
+    }
+
     /// How it is cut into tiles.
     pub fn layout(&self) -> &Layout {
         &self.layout

@@ -1,0 +1,12 @@
+//! The stages that cacheg brings: one explicit list, since linkers drop what nobody names.
+
+use cacheg_core::{Registry, Result};
+
+/// All built-in stages and those that linked third-party crates have registered. The program must name such
+/// a crate (`use acme_codec as _;`).
+///
+/// # Errors
+/// If a third-party stage has a malformed name, or one that is taken.
+pub fn builtins() -> Result<Registry> {
+    Registry::new(cacheg_quant::PLUGINS.iter().chain(cacheg_entropy::PLUGINS).copied())?.with_linked()
+}

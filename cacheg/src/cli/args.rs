@@ -1,0 +1,87 @@
+//! Arguments and inputs that several commands share.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use cacheg::core::{Backend, Cpu, ResultExt};
+use cacheg::{Error, KvFile, Limits, Pipeline, Preset, Profile, Registry, Result};
+
+/// Which pipeline.
+#[derive(clap::Args)]
+pub(crate) struct PipelineArgs {
+    /// A named pipeline; `cacheg presets` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "pipeline", default_value = "cachegen-paper")]
+    pub(crate) preset: String,
+    /// Quality level of the preset; 0 is best [default: the preset's own]
+    #[arg(long, value_name = "N", conflicts_with = "pipeline")]
+    pub(crate) level: Option<usize>,
+    /// A pipeline as a spec string, e.g. 'mean|uniform(bits=4)|rans'; `cacheg stages` lists the stages
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) pipeline: Option<String>,
+}
+
+impl PipelineArgs {
+    /// The pipeline, its name for reports, and its tokens per chunk.
+    pub(crate) fn build(&self, registry: &Registry) -> Result<(Pipeline, String, usize)> {
+        let preset: &Preset = cacheg::preset(&self.preset)?;
+        let spec = match &self.pipeline {
+            Some(spec) => spec,
+            None => preset.spec(self.level)?,
+        };
+        let name = if self.pipeline.is_some() { "custom" } else { preset.name };
+        let chunk = if self.pipeline.is_some() { 1_500 } else { preset.chunk_tokens };
+        Ok((Pipeline::parse(registry, spec)?, name.to_owned(), chunk))
+    }
+}
+
+/// Opens a KV cache by memory map.
+pub(crate) fn kv(path: &Path) -> Result<KvFile> {
+    KvFile::open(path, &Limits::default()).at(|| path.display())
+}
+
+/// Reads a profile, if one is given.
+pub(crate) fn profile(path: Option<&PathBuf>) -> Result<Option<Profile>> {
+    let Some(path) = path else { return Ok(None) };
+    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+    Profile::from_bytes(bytes).at(|| path.display()).map(Some)
+}
+
+/// Reads a container.
+pub(crate) fn container(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+    if let Ok(metadata) = file.metadata() {
+        bytes.reserve_exact(usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1));
+    }
+    let mut file = file;
+    file.read_to_end(&mut bytes).map_err(|e| Error::io("cannot read", path, e))?;
+    Ok(bytes)
+}
+
+/// Where to decode.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Device {
+    /// The best that is linked; today the CPU
+    Auto,
+    /// All cores
+    Cpu,
+}
+
+impl Device {
+    pub(crate) fn backend(self) -> Box<dyn Backend> {
+        match self {
+            Self::Auto | Self::Cpu => Box::new(Cpu),
+        }
+    }
+}
+
+/// Writes to standard output; a reader that has gone away is no error.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Io { context: "cannot write to standard output".into(), source: e })
+        }
+        _ => Ok(()),
+    }
+}

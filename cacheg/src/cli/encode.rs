@@ -1,0 +1,78 @@
+//! `cacheg encode`
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use cacheg::core::ResultExt;
+use cacheg::output::OutputFile;
+use cacheg::{Encoder, Result, flow};
+use serde_json::json;
+
+use super::args::{self, PipelineArgs};
+use super::report::{Report, progress};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  cacheg encode kv.safetensors -o kv.cgkv\n  cacheg encode kv.safetensors -o kv.cgkv --preset cachegen-paper --level 0 --profile model.cgprof\n  cacheg encode kv.safetensors -o kv.cgkv --pipeline 'anchor-delta(group=10)|bins(k=32,16,16;v=32,16)|rans(tables=channel)'\n\nWithout --profile each chunk is calibrated by itself and carries its tables."
+)]
+pub(crate) struct Args {
+    /// The KV cache: tensors `layers.{i}.key` and `layers.{i}.value`, or one stacked `kv`
+    input: PathBuf,
+    /// The container to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// A calibrated profile (`cacheg profile`)
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Tokens per chunk [default: the preset's own, mostly 1500]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    chunk_tokens: Option<u32>,
+    /// Replace the output if it exists
+    #[arg(long)]
+    force: bool,
+    /// Report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let registry = cacheg::builtins()?;
+    let (pipeline, name, chunk_tokens) = args.pipeline.build(&registry)?;
+    let chunk_tokens = args.chunk_tokens.map_or(chunk_tokens, |tokens| tokens as usize);
+    let profile = args::profile(args.profile.as_ref())?;
+    let file = args::kv(&args.input)?;
+    let mut out = OutputFile::create(&args.output, args.force)?;
+    let encoder = Encoder::new(pipeline, file.geometry(), profile.as_ref())?;
+    let values = file.geometry().values_per_token() * file.tokens() as u64;
+    let bar = progress(values, "encoding");
+    let start = Instant::now();
+    let bytes = flow::encode(&file.view(), file.metadata(), &encoder, chunk_tokens, &mut out, &|n| bar.inc(n))
+        .at(|| args.input.display())?;
+    let seconds = start.elapsed().as_secs_f64();
+    out.commit()?;
+    bar.finish_and_clear();
+    let raw = file.geometry().bytes_per_token() * file.tokens() as u64;
+    let mut report = Report::new();
+    report.row(json!({
+        "name": args.output.display().to_string(),
+        "codec": name,
+        "tokens": file.tokens(),
+        "bytes": bytes,
+        "bits_per_value": bytes as f64 * 8.0 / values.max(1) as f64,
+        "ratio": raw as f64 / bytes as f64,
+        "encode_mb_s": raw as f64 / 1e6 / seconds,
+    }));
+    report.print(args.json, |report| {
+        report.table(&[
+            ("name", "file", 0),
+            ("codec", "codec", 0),
+            ("tokens", "tokens", 0),
+            ("bytes", "bytes", 0),
+            ("bits_per_value", "bits/value", 3),
+            ("ratio", "ratio", 2),
+            ("encode_mb_s", "MB/s", 0),
+        ])
+    })
+}

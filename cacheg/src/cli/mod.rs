@@ -1,0 +1,89 @@
+//! Arguments, exit codes, and what all commands share. One file per command.
+
+mod args;
+mod compare;
+mod decode;
+mod demo;
+mod encode;
+mod inspect;
+mod list;
+mod profile;
+mod report;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use cacheg::{Error, ErrorKind, Result};
+use clap::Parser;
+
+/// LLM KV caches as compact, streamable containers.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Examples:\n  cacheg demo\n  cacheg encode kv.safetensors -o kv.cgkv --preset cachegen-paper\n  cacheg decode kv.cgkv -o back.safetensors\n\nExit codes: 0 done, 1 failed, 2 wrong usage. CACHEG_LOG=debug shows more."
+)]
+struct Cli {
+    /// Threads to use [default: one per core]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// The whole story on an embedded real KV cache, in under a minute
+    Demo(demo::Args),
+    /// Encode a KV cache (safetensors) as a container
+    Encode(encode::Args),
+    /// Decode a container to a KV cache (safetensors)
+    Decode(decode::Args),
+    /// Show a container's geometry, stages, and where its bytes go
+    Inspect(inspect::Args),
+    /// Show how far two KV caches are apart, by layer
+    Compare(compare::Args),
+    /// Calibrate a profile on KV caches of one model
+    Profile(profile::Args),
+    /// List the stages that are linked
+    Stages(list::Args),
+    /// List the presets
+    Presets(list::Args),
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CACHEG_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .init();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cacheg: {error}");
+            // A wrong setting is wrong usage, like a wrong flag.
+            ExitCode::from(if error.kind() == ErrorKind::InvalidSetting { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Some(threads) = cli.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|e| Error::setting(format!("--threads {threads}: {e}")))?;
+    }
+    match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Encode(args) => encode::run(&args),
+        Command::Decode(args) => decode::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::Stages(args) => list::stages(&args),
+        Command::Presets(args) => list::presets(&args),
+    }
+}

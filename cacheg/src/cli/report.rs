@@ -1,0 +1,115 @@
+//! Reports: a table for people, one JSON object for programs; progress bars.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::SystemTime;
+
+use cacheg::Result;
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use super::args::print;
+
+/// One column of a table: the key of a row's field, its title, decimals of its numbers.
+pub(crate) type Column = (&'static str, &'static str, usize);
+
+/// A report in the making.
+pub(crate) struct Report {
+    fields: Map<String, Value>,
+    rows: Vec<Value>,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        let mut fields = Map::new();
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        fields.insert("command".into(), format!("cacheg {}", words.join(" ")).into());
+        fields.insert("date".into(), humantime::format_rfc3339_seconds(SystemTime::now()).to_string().into());
+        fields.insert("machine".into(), machine().into());
+        Self { fields, rows: Vec::new() }
+    }
+
+    /// Adds a field beside the rows.
+    pub(crate) fn field(&mut self, key: &str, value: impl Into<Value>) {
+        self.fields.insert(key.into(), value.into());
+    }
+
+    /// Adds a row.
+    pub(crate) fn row(&mut self, row: Value) {
+        self.rows.push(row);
+    }
+
+    /// The rows as a table.
+    pub(crate) fn table(&self, columns: &[Column]) -> String {
+        let mut table = Table::new();
+        table.load_preset(NOTHING);
+        table.set_header(columns.iter().map(|(_, title, _)| *title));
+        for row in &self.rows {
+            table.add_row(columns.iter().map(|(key, _, decimals)| cell(&row[*key], *decimals)));
+        }
+        for (index, (key, ..)) in columns.iter().enumerate() {
+            let numbers = self.rows.iter().any(|row| row[*key].is_number());
+            if let Some(column) = table.column_mut(index).filter(|_| numbers) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Prints the JSON object, or what `text` makes of the report.
+    pub(crate) fn print(mut self, json: bool, text: impl FnOnce(&Self) -> String) -> Result<()> {
+        if !json {
+            return print(&text(&self));
+        }
+        self.fields.insert("rows".into(), Value::Array(self.rows));
+        print(&serde_json::to_string_pretty(&Value::Object(self.fields)).unwrap_or_default())
+    }
+}
+
+fn cell(value: &Value, decimals: usize) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if !number.is_f64() => number.to_string(),
+        number => number.as_f64().map_or_else(|| number.to_string(), |n| format!("{n:.decimals$}")),
+    }
+}
+
+/// A number for JSON, which has no infinities: those become text.
+pub(crate) fn number(x: f64) -> Value {
+    if x.is_finite() { json!(x) } else { format!("{x}").into() }
+}
+
+/// Processor and cores, for people who compare numbers.
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        line.split_once(':').map(|(_, name)| name.trim().to_owned())
+    });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {cores} cores, {}", cpu.unwrap_or_else(|| std::env::consts::ARCH.into()), std::env::consts::OS)
+}
+
+/// A bar on stderr, on a terminal only.
+pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}% {eta} left");
+    let bar = ProgressBar::new(total).with_message(what);
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// The stages one under the other.
+pub(crate) fn stages(specs: &[cacheg::spec::StageSpec]) -> String {
+    let mut text = String::new();
+    for stage in specs {
+        let version = stage.version.unwrap_or_default();
+        let _ = writeln!(text, "    {}  [format {version}]", cacheg::spec::format(std::slice::from_ref(stage)));
+    }
+    text.trim_end().to_owned()
+}

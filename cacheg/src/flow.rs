@@ -1,0 +1,97 @@
+//! The whole story: KV cache → chunks → bytes → backend → KV cache, in traits only.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use cacheg_core::{
+    Backend, Container, ContainerHeader, Encoder, Error, KvCache, KvOut, KvView, Limits, Profile, Progress, Registry,
+    Result, ResultExt,
+};
+
+/// Encodes a KV cache as a container, chunk by chunk; returns its length in bytes. Memory beyond the KV cache
+/// and one encoded chunk is some scratch per thread.
+///
+/// # Errors
+/// Values that the pipeline cannot code, and what `out` reports.
+pub fn encode(
+    kv: &KvView<'_>,
+    metadata: &BTreeMap<String, String>,
+    encoder: &Encoder,
+    chunk_tokens: usize,
+    out: &mut dyn Write,
+    progress: Progress<'_>,
+) -> Result<u64> {
+    if chunk_tokens == 0 {
+        return Err(Error::setting("a chunk has at least one token"));
+    }
+    let failed = |source| Error::Io { context: "cannot write the container".into(), source };
+    let header = ContainerHeader {
+        chunks: kv.tokens().div_ceil(chunk_tokens) as u64,
+        geometry: kv.geometry().clone(),
+        metadata: metadata.clone(),
+        position: kv.first_position(),
+        tokens: kv.tokens() as u64,
+    };
+    let mut written = header.write_to(out).map_err(failed)? as u64;
+    for first in (0..kv.tokens()).step_by(chunk_tokens) {
+        let chunk = encoder.encode(kv, first..(first + chunk_tokens).min(kv.tokens()), progress)?;
+        chunk.write_to(out).map_err(failed)?;
+        written += chunk.len() as u64;
+    }
+    out.flush().map_err(failed)?;
+    Ok(written)
+}
+
+/// What decoding needs beside the bytes.
+#[derive(Clone, Copy)]
+pub struct Decode<'a> {
+    /// The stages that can be used.
+    pub registry: &'a Registry,
+    /// The profile that the container names, if it names one.
+    pub profile: Option<&'a Profile>,
+    /// The device.
+    pub backend: &'a dyn Backend,
+}
+
+/// A decoded container.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The KV cache.
+    pub cache: KvCache,
+    /// Metadata of the file that was encoded.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Decode<'_> {
+    /// Decodes a container.
+    ///
+    /// # Errors
+    /// Corrupt bytes, sizes over the limits, a missing or wrong profile, stages that are not linked.
+    pub fn run(&self, bytes: &[u8], limits: &Limits, progress: Progress<'_>) -> Result<Decoded> {
+        let Container { header, chunks, .. } = Container::parse(bytes, limits)?;
+        let mut cache = KvCache::zeros(&header.geometry, header.tokens as usize, header.position);
+        let mut view = cache.view_mut();
+        let mut bound = None;
+        for (index, chunk) in chunks.iter().enumerate() {
+            let place = || format!("chunk {index} ({chunk})");
+            // Chunks that carry their own tables are bound one by one; the others share a decoder.
+            let decoder = match &mut bound {
+                Some((first, decoder)) if chunk.coded_like(first) => decoder,
+                slot => {
+                    let plan = chunk.bind(self.registry, self.profile).at(place)?;
+                    self.backend.supports(&plan).at(place)?;
+                    &mut slot.insert((chunk, self.backend.decoder(plan)?)).1
+                }
+            };
+            decoder.decode(chunk, KvOut::Host(&mut view, chunk.tokens().start), progress).at(place)?;
+        }
+        drop(view);
+        Ok(Decoded { cache, metadata: header.metadata })
+    }
+}
+
+impl std::fmt::Debug for Decode<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decode").field("backend", &self.backend.name()).finish_non_exhaustive()
+    }
+}
