@@ -24,8 +24,8 @@ const MAGIC: [u8; 4] = *b"CGKC";
 /// Version of chunks and containers.
 pub(crate) const MAJOR: u8 = 0;
 pub(crate) const MINOR: u8 = 1;
-const PREFIX: usize = 40;
-const ENTRY: usize = 12;
+pub(crate) const PREFIX: usize = 40;
+pub(crate) const ENTRY: usize = 12;
 
 /// Called with the number of values (or tokens) that have been dealt with since the last call.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
@@ -221,7 +221,7 @@ fn assemble(
 }
 
 /// Of everything before the tiles but the place of the checksum itself.
-fn checksum(prefix: &[u8]) -> u64 {
+pub(crate) fn checksum(prefix: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&prefix[..32]);
     hash.update(&prefix[40..]);

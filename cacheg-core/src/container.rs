@@ -52,7 +52,7 @@ impl ContainerHeader {
     }
 }
 
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&bytes[..12]);
     hash.update(&bytes[PREFIX..]);

@@ -1,1 +1,142 @@
-fn main() {}
+//! `cargo xtask test` runs all tests; `cargo xtask check` is what CI runs: the tests and all other gates.
+
+mod msrv;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+const USAGE: &str = "\
+cargo xtask test     all tests: workspace, doctests, the third-party example
+cargo xtask check    what CI runs: fmt, clippy, docs, features one by one, MSRV, and all tests
+cargo xtask fuzz [SECONDS] [TARGET ...]
+                     fuzz each target in turn (600 seconds each; needs a nightly compiler)";
+
+/// What went wrong.
+type Result<T = ()> = std::result::Result<T, String>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test"] => test(),
+        ["check"] => check(),
+        ["fuzz", rest @ ..] => fuzz(rest),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs cargo in a folder of the workspace and says how long it took.
+fn cargo(folder: &str, env: &[(&str, &str)], args: &[&str]) -> Result {
+    run(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), folder, env, args)
+}
+
+fn run(program: &str, folder: &str, env: &[(&str, &str)], args: &[&str]) -> Result {
+    let name = Path::new(program).file_name().map_or(program.into(), |name| name.to_string_lossy());
+    let line = format!("{name} {}", args.join(" "));
+    let place = if folder.is_empty() { String::new() } else { format!(" (in {folder})") };
+    eprintln!("\n== {line}{place}");
+    let start = Instant::now();
+    let status = Command::new(program)
+        .args(args)
+        .envs(env.iter().copied())
+        .current_dir(root().join(folder))
+        .status()
+        .map_err(|e| format!("cannot run {line}: {e}"))?;
+    eprintln!("== {line}{place}: {:.0} s", start.elapsed().as_secs_f64());
+    if status.success() { Ok(()) } else { Err(format!("{line}{place} failed")) }
+}
+
+/// A crate outside of the workspace that uses the workspace's target folder, so that nothing is built twice.
+const ACME: &str = "examples/acme-codec";
+
+fn target_dir() -> String {
+    std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| root().join("target").to_string_lossy().into_owned())
+}
+
+fn test() -> Result {
+    cargo("", &[], &["test", "--release", "--workspace", "--features", "cacheg-core/testkit"])?;
+    let target = target_dir();
+    let env = [("CARGO_TARGET_DIR", target.as_str())];
+    cargo(ACME, &env, &["test", "--release"])?;
+    cargo(ACME, &env, &["run", "--release", "--example", "app"])
+}
+
+const DENY: [(&str, &str); 1] = [("RUSTDOCFLAGS", "-D warnings")];
+
+fn check() -> Result {
+    cargo("", &[], &["fmt", "--all", "--check"])?;
+    cargo(ACME, &[], &["fmt", "--check"])?;
+    cargo("fuzz", &[], &["fmt", "--check"])?;
+    msrv::check(&root())?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
+    cargo("", &[], &clippy)?;
+    let target = target_dir();
+    let env = [("CARGO_TARGET_DIR", target.as_str())];
+    cargo(ACME, &env, &["clippy", "--all-targets", "--", "-D", "warnings"])?;
+    each_feature()?;
+    cargo("", &DENY, &["doc", "--workspace", "--no-deps", "--all-features"])?;
+    cargo("fuzz", &env, &["check"])?;
+    test()
+}
+
+/// Each crate without features, then with each of its features alone: features are unified in a workspace
+/// build, so that a missing one goes unnoticed there.
+fn each_feature() -> Result {
+    for package in msrv::packages(&root())? {
+        let name = package["name"].as_str().unwrap_or_default().to_owned();
+        let features = package["features"].as_object().map(|f| f.keys().cloned().collect()).unwrap_or_default();
+        let features: Vec<String> = features;
+        cargo("", &[], &["check", "-p", &name, "--no-default-features"])?;
+        for feature in features.iter().filter(|feature| *feature != "default") {
+            cargo("", &[], &["check", "-p", &name, "--no-default-features", "--features", feature])?;
+        }
+    }
+    Ok(())
+}
+
+fn fuzz(args: &[&str]) -> Result {
+    let (seconds, targets) = match args.split_first() {
+        Some((seconds, targets)) => (seconds.parse::<u32>().map_err(|e| format!("{seconds}: {e}"))?, targets),
+        None => (600, args),
+    };
+    let mut targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    if targets.is_empty() {
+        let folder = root().join("fuzz/fuzz_targets");
+        let files = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        targets = files
+            .filter_map(|file| Some(file.ok()?.path().file_stem()?.to_string_lossy().into_owned()))
+            .collect();
+        targets.sort();
+    }
+    if Command::new("cargo").args(["fuzz", "--version"]).output().is_ok_and(|out| !out.status.success()) {
+        run("cargo", "", &[], &["install", "cargo-fuzz", "--locked"])?;
+    }
+    for target in &targets {
+        let time = format!("-max_total_time={seconds}");
+        // Found by rustup, not by the cargo that runs this: fuzzing needs the nightly compiler.
+        run(
+            "rustup",
+            "",
+            &[],
+            &["run", "nightly", "cargo", "fuzz", "run", target, "--", &time, "-rss_limit_mb=2048", "-timeout=20"],
+        )?;
+    }
+    Ok(())
+}
