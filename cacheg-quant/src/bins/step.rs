@@ -1,0 +1,98 @@
+//! Equal steps with escapes: our reading of the arithmetic of the CacheGen paper.
+
+use cacheg_core::{Alphabet, Error, EscapeReader, EscapeWriter, Result};
+
+use crate::carried;
+use crate::rounding::{not_finite, round_even};
+
+/// One part's step.
+#[derive(Debug)]
+pub(super) struct Step {
+    step: f32,
+    reach: u8,
+}
+
+impl Step {
+    /// `sigma` is finite and not negative, `factor` and `level` are positive, `reach` is 1 to 127.
+    pub(super) fn new(sigma: f32, factor: f64, level: f64, reach: u8) -> Self {
+        let exact = if sigma == 0.0 { 1.0 } else { f64::from(sigma) * factor * level };
+        let step = carried::widen(carried::bf16(exact)).max(f32::MIN_POSITIVE);
+        Self { step, reach }
+    }
+
+    pub(super) fn alphabet(&self) -> Alphabet {
+        Alphabet { size: u16::from(self.escape()) + 1, escape: true }
+    }
+
+    fn escape(&self) -> u8 {
+        2 * self.reach + 1
+    }
+
+    pub(super) fn quantize(
+        &self,
+        x: &[f32],
+        symbols: &mut [u8],
+        escapes: &mut EscapeWriter<'_>,
+    ) -> Result<()> {
+        let (escape, reach) = (i32::from(self.escape()), i32::from(self.reach));
+        let mut escaped = false;
+        for (symbol, x) in symbols.iter_mut().zip(x) {
+            // Far beyond any reach, but where `round_even` works; NaN fails both comparisons and becomes an
+            // integer that is far outside, too.
+            let y = x / self.step;
+            let y = if y > 1e6 { 1e6 } else { y };
+            let y = if y < -1e6 { -1e6 } else { y };
+            let shifted = round_even(y).wrapping_add(reach);
+            let inside = shifted.cast_unsigned() < escape.cast_unsigned();
+            escaped |= !inside;
+            *symbol = if inside { shifted } else { escape } as u8;
+        }
+        if escaped {
+            let found = symbols.iter().zip(x).enumerate().filter(|(_, (s, _))| i32::from(**s) == escape);
+            for (index, (_, x)) in found {
+                escapes.push(index, self.far(*x)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// `q` of a value that has no symbol.
+    fn far(&self, x: f32) -> Result<i32> {
+        let y = (x / self.step).round_ties_even();
+        if !x.is_finite() {
+            return Err(not_finite());
+        }
+        // −2³¹ and all floats below 2³¹ are integers that fit.
+        if !(-2_147_483_648.0..2_147_483_648.0).contains(&y) || !(y * self.step).is_finite() {
+            return Err(Error::data(format!(
+                "{x:e} is too large for a step of {:e}; is the profile another model's?",
+                self.step
+            )));
+        }
+        Ok(y as i32)
+    }
+
+    pub(super) fn dequantize(
+        &self,
+        symbols: &[u8],
+        escapes: &mut EscapeReader<'_>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let (escape, reach) = (self.escape(), i32::from(self.reach));
+        let mut escaped = false;
+        for (out, symbol) in out.iter_mut().zip(symbols) {
+            escaped |= *symbol == escape;
+            *out = (i32::from(*symbol) - reach) as f32 * self.step;
+        }
+        if escaped {
+            let found = out.iter_mut().zip(symbols).enumerate().filter(|(_, (_, symbol))| **symbol == escape);
+            for (index, (out, _)) in found {
+                *out = escapes.next(index)? as f32 * self.step;
+                if !out.is_finite() {
+                    return Err(Error::corrupt("an escaped value that is too large"));
+                }
+            }
+        }
+        escapes.finish()
+    }
+}

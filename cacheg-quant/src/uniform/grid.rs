@@ -1,0 +1,111 @@
+//! One group's grid: from its range to 16-bit side information, from there to symbols and values.
+
+use cacheg_core::{Error, Result};
+
+use crate::ScaleFormat;
+use crate::rounding::{Range, round_even};
+use crate::scale::{get, impossible};
+
+/// How grids are made: levels, centre, format.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rule {
+    /// Steps from zero (or the minimum) to the largest value: `C`, or `L`.
+    steps: f32,
+    /// The symbol of zero, `C`; 0 with a zero point.
+    centre: i32,
+    zero: bool,
+    format: ScaleFormat,
+}
+
+impl Rule {
+    /// Of 1 to 8 bits; at least 2 if symmetric.
+    pub(super) fn new(bits: u8, zero: bool, format: ScaleFormat) -> Self {
+        let steps: u16 = if zero { (1 << bits) - 1 } else { (1 << (bits - 1)) - 1 };
+        Self { steps: f32::from(steps), centre: if zero { 0 } else { i32::from(steps) }, zero, format }
+    }
+
+    /// How many different symbols there are.
+    pub(super) fn alphabet(&self) -> u16 {
+        (self.steps as i32 + self.centre + 1) as u16
+    }
+
+    /// The symbol of `q = 0`.
+    #[inline(always)]
+    pub(super) fn centre(&self) -> i32 {
+        self.centre
+    }
+
+    /// Bytes of side information of one group.
+    pub(super) fn side_len(&self) -> usize {
+        if self.zero { 4 } else { 2 }
+    }
+
+    /// Makes the grid that covers a range, and its side information.
+    #[inline]
+    pub(super) fn encode(&self, range: Range, side: &mut [u8]) -> Result<Grid> {
+        let (low, high) = range.ends()?;
+        let numbers = side.as_chunks_mut::<2>().0;
+        let (offset, extent) = if self.zero {
+            // Adding zero turns −0 into +0, so that equal groups have equal bytes.
+            let code = self.format.down(low + 0.0)?;
+            numbers[0] = code.to_le_bytes();
+            let offset = self.format.value(code);
+            (offset, high - offset)
+        } else {
+            (0.0, high.max(-low))
+        };
+        if !extent.is_finite() {
+            return Err(Error::data(format!("values from {low:e} to {high:e} are too far apart")));
+        }
+        // Not negative, but of zeros it may be −0, which `up` does not take.
+        let code = self.format.up(extent.abs() / self.steps)?;
+        numbers[usize::from(self.zero)] = code.to_le_bytes();
+        let scale = self.format.value(code);
+        self.check(offset, scale).ok_or_else(|| Error::data(format!("{high:e} is too large to be quantised")))
+    }
+
+    /// Reads the grid from side information.
+    #[inline]
+    pub(super) fn decode(&self, side: &[u8]) -> Result<Grid> {
+        let numbers = side.as_chunks::<2>().0;
+        let offset = if self.zero { self.format.value(get(numbers, 0)?) } else { 0.0 };
+        let scale = self.format.read_scale(get(numbers, usize::from(self.zero))?)?;
+        self.check(offset, scale).ok_or_else(impossible)
+    }
+
+    /// A grid, if its ends are finite; all between them then is, too.
+    #[inline(always)]
+    fn check(&self, offset: f32, scale: f32) -> Option<Grid> {
+        let end = offset + self.steps * scale;
+        (offset.is_finite() && end.is_finite()).then_some(Grid { offset, scale })
+    }
+}
+
+/// The values `offset + q · scale`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    offset: f32,
+    scale: f32,
+}
+
+impl Grid {
+    /// Of zeros.
+    pub(super) const ZERO: Self = Self { offset: 0.0, scale: 0.0 };
+
+    /// The symbol of a value in the range that the grid was made for.
+    ///
+    /// No clamp: the quotient of the range's end exceeds `steps` by less than half, since `scale` was rounded
+    /// up from it and subtraction and division are monotonic. A scale of 0 means that the extent is below
+    /// 2⁻¹⁴¹, which becomes 0.
+    #[inline(always)]
+    pub(super) fn symbol(self, x: f32, centre: i32) -> u8 {
+        let divisor = if self.scale > 0.0 { self.scale } else { 1.0 };
+        (round_even((x - self.offset) / divisor) + centre) as u8
+    }
+
+    /// The value of a symbol.
+    #[inline(always)]
+    pub(super) fn value(self, symbol: u8, centre: i32) -> f32 {
+        self.offset + (i32::from(symbol) - centre) as f32 * self.scale
+    }
+}
