@@ -26,11 +26,13 @@ pub mod compare;
 pub mod flow;
 pub mod output;
 mod presets;
+#[cfg(feature = "cli")]
+pub mod report;
 
 pub use cacheg_core as core;
 pub use cacheg_core::{
-    Encoder, Error, ErrorKind, Geometry, KvCache, KvFile, KvView, Limits, Pipeline, Plugin, Profile, Registry, Result,
-    calibrate, register_stage, spec,
+    Encoder, Error, ErrorKind, Geometry, KvCache, KvFile, KvView, Limits, Pipeline, Plugin, Profile,
+    Registry, Result, calibrate, register_stage, spec,
 };
 
 pub use builtins::builtins;

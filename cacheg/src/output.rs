@@ -37,7 +37,8 @@ impl OutputFile {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        let file = builder.tempfile_in(folder).map_err(|e| Error::io("cannot create a file in", folder, e))?;
+        let file =
+            builder.tempfile_in(folder).map_err(|e| Error::io("cannot create a file in", folder, e))?;
         Ok(Self { file: BufWriter::with_capacity(1 << 20, file), path: path.to_owned(), force })
     }
 
@@ -62,7 +63,11 @@ impl OutputFile {
 }
 
 fn exists(path: &Path, what: &str) -> Error {
-    Error::io("cannot write", path, std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("the file exists; {what}")))
+    Error::io(
+        "cannot write",
+        path,
+        std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("the file exists; {what}")),
+    )
 }
 
 impl Write for OutputFile {

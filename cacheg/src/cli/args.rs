@@ -1,6 +1,6 @@
 //! Arguments and inputs that several commands share.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cacheg::core::{Backend, Cpu, ResultExt};
@@ -72,16 +72,5 @@ impl Device {
         match self {
             Self::Auto | Self::Cpu => Box::new(Cpu),
         }
-    }
-}
-
-/// Writes to standard output; a reader that has gone away is no error.
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::Io { context: "cannot write to standard output".into(), source: e })
-        }
-        _ => Ok(()),
     }
 }

@@ -7,10 +7,12 @@ use cacheg::{Error, Result};
 use serde_json::{Value, json};
 
 use super::args;
-use super::report::{Report, number};
+use cacheg::report::{Report, number};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  cacheg compare kv.safetensors back.safetensors\n  cacheg compare kv.safetensors back.safetensors --max-rmse 0.1 && echo close enough")]
+#[command(
+    after_help = "Examples:\n  cacheg compare kv.safetensors back.safetensors\n  cacheg compare kv.safetensors back.safetensors --max-rmse 0.1 && echo close enough"
+)]
 pub(crate) struct Args {
     /// The original
     a: PathBuf,
@@ -28,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (a, b) = (args::kv(&args.a)?, args::kv(&args.b)?);
     let (a, b) = (a.view(), b.view());
     let sums = compare::planes(&a, &b)?;
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     for (plane, sums) in a.planes().iter().zip(&sums) {
         report.row(row(plane.name(), sums));
     }

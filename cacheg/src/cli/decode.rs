@@ -9,10 +9,12 @@ use cacheg::{Limits, Result, flow};
 use serde_json::json;
 
 use super::args::{self, Device};
-use super::report::{Report, progress};
+use cacheg::report::{Report, progress};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  cacheg decode kv.cgkv -o kv.safetensors\n  cacheg decode kv.cgkv -o kv.safetensors --profile model.cgprof")]
+#[command(
+    after_help = "Examples:\n  cacheg decode kv.cgkv -o kv.safetensors\n  cacheg decode kv.cgkv -o kv.safetensors --profile model.cgprof"
+)]
 pub(crate) struct Args {
     /// The container
     input: PathBuf,
@@ -54,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     out.commit()?;
     bar.finish_and_clear();
     let raw = header.geometry.bytes_per_token() * header.tokens;
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     report.row(json!({
         "name": args.output.display().to_string(),
         "tokens": header.tokens,

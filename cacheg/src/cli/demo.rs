@@ -9,7 +9,7 @@ use cacheg::{Encoder, KvView, Limits, PRESETS, Pipeline, Preset, Registry, Resul
 use serde_json::{Value, json};
 
 use super::args;
-use super::report::{Report, number, progress};
+use cacheg::report::{Report, number, progress};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cacheg demo\n  cacheg demo --input kv.safetensors --json")]
@@ -29,11 +29,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => cacheg::sample()?,
     };
     let view = file.view();
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     report.field("tokens", view.tokens());
     report.field("values", view.geometry().values_per_token() * view.tokens() as u64);
-    let runs: Vec<(&Preset, usize)> =
-        PRESETS.iter().flat_map(|preset| (0..preset.levels.len()).map(move |level| (preset, level))).collect();
+    let runs: Vec<(&Preset, usize)> = PRESETS
+        .iter()
+        .flat_map(|preset| (0..preset.levels.len()).map(move |level| (preset, level)))
+        .collect();
     let bar = progress(runs.len() as u64, "encoding and decoding");
     for (preset, level) in runs {
         report.row(measure(&registry, preset, level, &view)?);
@@ -101,7 +103,8 @@ fn measure(registry: &Registry, preset: &Preset, level: usize, view: &KvView<'_>
     }
     let all = sums[0].plus(sums[1]).difference();
     let tokens = view.tokens() as u64;
-    let (raw, values) = (view.geometry().bytes_per_token() * tokens, view.geometry().values_per_token() * tokens);
+    let (raw, values) =
+        (view.geometry().bytes_per_token() * tokens, view.geometry().values_per_token() * tokens);
     let speed = |time: Duration| raw as f64 / 1e6 / time.as_secs_f64();
     Ok(json!({
         "name": preset.name,

@@ -9,7 +9,7 @@ use cacheg::{Encoder, Result, flow};
 use serde_json::json;
 
 use super::args::{self, PipelineArgs};
-use super::report::{Report, progress};
+use cacheg::report::{Report, progress};
 
 #[derive(clap::Args)]
 #[command(
@@ -48,13 +48,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let values = file.geometry().values_per_token() * file.tokens() as u64;
     let bar = progress(values, "encoding");
     let start = Instant::now();
-    let bytes = flow::encode(&file.view(), file.metadata(), &encoder, chunk_tokens, &mut out, &|n| bar.inc(n))
-        .at(|| args.input.display())?;
+    let bytes =
+        flow::encode(&file.view(), file.metadata(), &encoder, chunk_tokens, &mut out, &|n| bar.inc(n))
+            .at(|| args.input.display())?;
     let seconds = start.elapsed().as_secs_f64();
     out.commit()?;
     bar.finish_and_clear();
     let raw = file.geometry().bytes_per_token() * file.tokens() as u64;
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     report.row(json!({
         "name": args.output.display().to_string(),
         "codec": name,

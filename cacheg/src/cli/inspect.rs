@@ -8,10 +8,12 @@ use cacheg::{Geometry, Limits, Profile, Registry, Result};
 use serde_json::json;
 
 use super::args;
-use super::report::{Report, stages};
+use cacheg::report::{Report, stages};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  cacheg inspect kv.cgkv\n  cacheg inspect kv.cgkv --json\n\nAll symbols are decoded to divide the tiles' bytes; that needs the profile, if there is one.")]
+#[command(
+    after_help = "Examples:\n  cacheg inspect kv.cgkv\n  cacheg inspect kv.cgkv --json\n\nAll symbols are decoded to divide the tiles' bytes; that needs the profile, if there is one."
+)]
 pub(crate) struct Args {
     /// The container
     input: PathBuf,
@@ -30,11 +32,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let container = Container::parse(&bytes, &Limits::default()).at(|| args.input.display())?;
     let mut sums = Sums::default();
     for (index, chunk) in container.chunks.iter().enumerate() {
-        sums.add(chunk, &registry, profile.as_ref()).at(|| format!("{}: chunk {index} ({chunk})", args.input.display()))?;
+        sums.add(chunk, &registry, profile.as_ref())
+            .at(|| format!("{}: chunk {index} ({chunk})", args.input.display()))?;
     }
     let header = &container.header;
     let values = header.geometry.values_per_token() * header.tokens;
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     let mut row = |name: String, bytes: usize| {
         if bytes > 0 {
             report.row(json!({
@@ -71,7 +74,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.field("pipeline", json!(first.map(Chunk::pipeline)));
     report.field("profile", json!(first.and_then(Chunk::profile)));
     report.print(args.json, |report| {
-        let mut text = format!("{}: {} tokens in {} chunks, positions from {}\n", args.input.display(), header.tokens, header.chunks, header.position);
+        let mut text = format!(
+            "{}: {} tokens in {} chunks, positions from {}\n",
+            args.input.display(),
+            header.tokens,
+            header.chunks,
+            header.position
+        );
         let _ = writeln!(text, "geometry:\n{}", geometry(&header.geometry));
         if let Some(chunk) = first {
             let _ = writeln!(text, "stages:\n{}", stages(chunk.pipeline()));
@@ -79,13 +88,29 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 let _ = writeln!(text, "profile:\n    {hash}");
             }
             let layout = chunk.layout();
-            let _ = writeln!(text, "tiles:\n    {} per chunk, {} tokens × {} planes", layout.tiles(), layout.rows, layout.planes);
+            let _ = writeln!(
+                text,
+                "tiles:\n    {} per chunk, {} tokens × {} planes",
+                layout.tiles(),
+                layout.rows,
+                layout.planes
+            );
         }
         if let Some(bits) = sums.ideal_bits.filter(|bits| *bits > 0.0) {
             let over = sums.bytes.tiles.stream as f64 * 8.0 / bits - 1.0;
-            let _ = writeln!(text, "streams over their tables' ideal code length:\n    {:+.2} %", over * 100.0);
+            let _ =
+                writeln!(text, "streams over their tables' ideal code length:\n    {:+.2} %", over * 100.0);
         }
-        let _ = write!(text, "\n{}", report.table(&[("name", "where", 0), ("bytes", "bytes", 0), ("percent", "%", 2), ("bits_per_value", "bits/value", 4)]));
+        let _ = write!(
+            text,
+            "\n{}",
+            report.table(&[
+                ("name", "where", 0),
+                ("bytes", "bytes", 0),
+                ("percent", "%", 2),
+                ("bits_per_value", "bits/value", 4)
+            ])
+        );
         text
     })
 }
@@ -120,13 +145,17 @@ impl Sums {
         self.bytes.tiles.side += sizes.tiles.side;
         self.bytes.tiles.escapes += sizes.tiles.escapes;
         self.bytes.tiles.stream += sizes.tiles.stream;
-        self.ideal_bits = if self.chunks == 0 { ideal } else { self.ideal_bits.zip(ideal).map(|(a, b)| a + b) };
+        self.ideal_bits =
+            if self.chunks == 0 { ideal } else { self.ideal_bits.zip(ideal).map(|(a, b)| a + b) };
         self.chunks += 1;
         Ok(())
     }
 
     fn total(&self, header: usize) -> usize {
-        header + self.undivided + self.bytes.total() + self.carried.iter().map(|(_, bytes)| bytes).sum::<usize>()
+        header
+            + self.undivided
+            + self.bytes.total()
+            + self.carried.iter().map(|(_, bytes)| bytes).sum::<usize>()
     }
 }
 
@@ -139,7 +168,9 @@ fn geometry(geometry: &Geometry) -> String {
             .filter_map(|kind| Some((kind, group.shape(*kind)?)))
             .map(|(kind, s)| format!("{} {}×{} {}", kind.name(), s.heads, s.head_dim, s.dtype))
             .collect();
-        let rope = group.rope.map_or(String::new(), |rope| format!(", RoPE base {} over {} channels", rope.theta, rope.dims));
+        let rope = group
+            .rope
+            .map_or(String::new(), |rope| format!(", RoPE base {} over {} channels", rope.theta, rope.dims));
         let last = layer + group.repeat - 1;
         let _ = writeln!(text, "    layers {layer}–{last}: {}{rope}", shapes.join(", "));
         layer += group.repeat;

@@ -3,7 +3,7 @@
 use cacheg::{PRESETS, Result};
 use serde_json::json;
 
-use super::report::Report;
+use cacheg::report::Report;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -13,7 +13,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn stages(args: &Args) -> Result<()> {
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     for plugin in cacheg::builtins()?.iter() {
         report.row(json!({
             "name": plugin.name,
@@ -38,7 +38,7 @@ pub(crate) fn stages(args: &Args) -> Result<()> {
 }
 
 pub(crate) fn presets(args: &Args) -> Result<()> {
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     for preset in PRESETS {
         for (level, spec) in preset.levels.iter().enumerate() {
             let default = level == preset.default_level;
@@ -61,7 +61,9 @@ pub(crate) fn presets(args: &Args) -> Result<()> {
             ("chunk_tokens", "chunk", 0),
             ("pipeline", "pipeline", 0),
         ]);
-        text.push_str("\n\n* the level used when none is given; level 0 is the best quality; chunk in tokens\n");
+        text.push_str(
+            "\n\n* the level used when none is given; level 0 is the best quality; chunk in tokens\n",
+        );
         for preset in PRESETS {
             text.push_str(&format!("\n{:<17} {}", preset.name, preset.summary));
         }

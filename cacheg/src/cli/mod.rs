@@ -8,7 +8,6 @@ mod encode;
 mod inspect;
 mod list;
 mod profile;
-mod report;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

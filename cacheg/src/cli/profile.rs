@@ -8,7 +8,7 @@ use cacheg::{Error, Pipeline, Result, calibrate};
 use serde_json::json;
 
 use super::args;
-use super::report::{Report, progress};
+use cacheg::report::{Report, progress};
 
 #[derive(clap::Args)]
 #[command(
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     out.write_all(profile.bytes()).map_err(|e| Error::io("cannot write", &args.output, e))?;
     out.commit()?;
     bar.finish_and_clear();
-    let mut report = Report::new();
+    let mut report = Report::new("cacheg");
     report.field("profile", profile.hash());
     report.field("bytes", profile.bytes().len());
     report.field("contexts", profile.contexts());

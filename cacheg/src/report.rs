@@ -1,47 +1,47 @@
-//! Reports: a table for people, one JSON object for programs; progress bars.
+//! Reports of commands: a table for people, one JSON object for programs; progress bars.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::time::SystemTime;
 
-use cacheg::Result;
+use cacheg_core::{Error, Result, spec};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::args::print;
-
 /// One column of a table: the key of a row's field, its title, decimals of its numbers.
-pub(crate) type Column = (&'static str, &'static str, usize);
+pub type Column = (&'static str, &'static str, usize);
 
 /// A report in the making.
-pub(crate) struct Report {
+#[derive(Debug)]
+pub struct Report {
     fields: Map<String, Value>,
     rows: Vec<Value>,
 }
 
 impl Report {
-    pub(crate) fn new() -> Self {
+    /// A report of this program's command, with date and machine.
+    pub fn new(program: &str) -> Self {
         let mut fields = Map::new();
         let words: Vec<String> = std::env::args().skip(1).collect();
-        fields.insert("command".into(), format!("cacheg {}", words.join(" ")).into());
+        fields.insert("command".into(), format!("{program} {}", words.join(" ")).into());
         fields.insert("date".into(), humantime::format_rfc3339_seconds(SystemTime::now()).to_string().into());
         fields.insert("machine".into(), machine().into());
         Self { fields, rows: Vec::new() }
     }
 
     /// Adds a field beside the rows.
-    pub(crate) fn field(&mut self, key: &str, value: impl Into<Value>) {
+    pub fn field(&mut self, key: &str, value: impl Into<Value>) {
         self.fields.insert(key.into(), value.into());
     }
 
     /// Adds a row.
-    pub(crate) fn row(&mut self, row: Value) {
+    pub fn row(&mut self, row: Value) {
         self.rows.push(row);
     }
 
     /// The rows as a table.
-    pub(crate) fn table(&self, columns: &[Column]) -> String {
+    pub fn table(&self, columns: &[Column]) -> String {
         let mut table = Table::new();
         table.load_preset(NOTHING);
         table.set_header(columns.iter().map(|(_, title, _)| *title));
@@ -58,7 +58,10 @@ impl Report {
     }
 
     /// Prints the JSON object, or what `text` makes of the report.
-    pub(crate) fn print(mut self, json: bool, text: impl FnOnce(&Self) -> String) -> Result<()> {
+    ///
+    /// # Errors
+    /// If standard output cannot be written to.
+    pub fn print(mut self, json: bool, text: impl FnOnce(&Self) -> String) -> Result<()> {
         if !json {
             return print(&text(&self));
         }
@@ -77,7 +80,7 @@ fn cell(value: &Value, decimals: usize) -> String {
 }
 
 /// A number for JSON, which has no infinities: those become text.
-pub(crate) fn number(x: f64) -> Value {
+pub fn number(x: f64) -> Value {
     if x.is_finite() { json!(x) } else { format!("{x}").into() }
 }
 
@@ -88,11 +91,15 @@ fn machine() -> String {
         line.split_once(':').map(|(_, name)| name.trim().to_owned())
     });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{}, {cores} cores, {}", cpu.unwrap_or_else(|| std::env::consts::ARCH.into()), std::env::consts::OS)
+    format!(
+        "{}, {cores} cores, {}",
+        cpu.unwrap_or_else(|| std::env::consts::ARCH.into()),
+        std::env::consts::OS
+    )
 }
 
 /// A bar on stderr, on a terminal only.
-pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
+pub fn progress(total: u64, what: &'static str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -105,11 +112,25 @@ pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
 }
 
 /// The stages one under the other.
-pub(crate) fn stages(specs: &[cacheg::spec::StageSpec]) -> String {
+pub fn stages(specs: &[spec::StageSpec]) -> String {
     let mut text = String::new();
     for stage in specs {
         let version = stage.version.unwrap_or_default();
-        let _ = writeln!(text, "    {}  [format {version}]", cacheg::spec::format(std::slice::from_ref(stage)));
+        let _ = writeln!(text, "    {}  [format {version}]", spec::format(std::slice::from_ref(stage)));
     }
     text.trim_end().to_owned()
+}
+
+/// Writes a line to standard output; a reader that has gone away is no error.
+///
+/// # Errors
+/// If standard output cannot be written to.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Io { context: "cannot write to standard output".into(), source: e })
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,0 +1,33 @@
+//! The `cacheg-bench` command.
+
+mod codec;
+mod peak;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Benches of cacheg.
+#[derive(Parser)]
+#[command(version, about)]
+enum Cli {
+    /// Sizes against their bounds, peak memory, and time against length
+    Codec(codec::Args),
+    /// Encode or decode in this process and print its peak memory (used by `codec`)
+    #[command(hide = true)]
+    Peak(peak::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse() {
+        Cli::Codec(args) => codec::run(&args),
+        Cli::Peak(args) => peak::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cacheg-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
