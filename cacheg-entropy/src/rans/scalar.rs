@@ -1,0 +1,130 @@
+//! The reference: what SIMD and GPU twins must equal bit by bit.
+
+use cacheg_core::Result;
+
+use super::Columns;
+use super::stream::{LANES, WordWriter, Words, refill};
+use super::table::{DecodeTable, EncodeTable};
+
+/// How the rows of a column are dealt out to the lanes.
+#[derive(Debug, Clone, Copy)]
+struct Lanes {
+    /// Steps of every lane.
+    whole: usize,
+    /// Lanes with one more.
+    more: usize,
+    cols: usize,
+}
+
+impl Lanes {
+    fn new(columns: Columns<'_>) -> Self {
+        Self { whole: columns.rows / LANES, more: columns.rows % LANES, cols: columns.cols }
+    }
+
+    /// Steps of a column.
+    fn steps(&self) -> usize {
+        self.whole + usize::from(self.more > 0)
+    }
+
+    /// Lanes of a step: always the first ones.
+    fn active(&self, step: usize) -> usize {
+        if step < self.whole { LANES } else { self.more }
+    }
+
+    /// Index of each lane's symbol in the first step of a column.
+    fn starts(&self, col: usize) -> [usize; LANES] {
+        std::array::from_fn(|lane| (lane * self.whole + lane.min(self.more)) * self.cols + col)
+    }
+}
+
+/// Decodes a segment into row-major `symbols`.
+///
+/// # Errors
+/// If there are too few words.
+pub(super) fn decode(
+    columns: Columns<'_>,
+    tables: &[DecodeTable],
+    words: &mut Words<'_>,
+    states: &mut [u32; LANES],
+    symbols: &mut [u8],
+) -> Result<()> {
+    let lanes = Lanes::new(columns);
+    for (col, table) in columns.index.iter().enumerate() {
+        let (table, mut at) = (&tables[*table as usize], lanes.starts(col));
+        for step in 0..lanes.steps() {
+            let active = lanes.active(step);
+            let mut coded = [0; LANES];
+            for (x, coded) in states[..active].iter_mut().zip(&mut coded) {
+                let (symbol, offset) = table.find(*x as u16);
+                *coded = symbol;
+                *x = u32::from(table.freq[symbol]) * (*x >> 16) + u32::from(offset);
+            }
+            refill(&mut states[..active], words)?;
+            if columns.split {
+                for ((x, coded), at) in states[..active].iter_mut().zip(&coded).zip(&at) {
+                    let keep = 16 - u32::from(table.bits[*coded]);
+                    symbols[*at] = (u32::from(table.base[*coded]) + ((*x & 0xffff) >> keep)) as u8;
+                    *x = ((*x >> 16) << keep) | (*x & ((1 << keep) - 1));
+                }
+                refill(&mut states[..active], words)?;
+            } else {
+                for (coded, at) in coded[..active].iter().zip(&at) {
+                    symbols[*at] = *coded as u8;
+                }
+            }
+            for at in &mut at {
+                *at += lanes.cols;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Encodes a segment of row-major `symbols`, which are inside their alphabet, last row first.
+///
+/// # Errors
+/// If the buffer is full.
+pub(super) fn encode(
+    columns: Columns<'_>,
+    tables: &[EncodeTable],
+    symbols: &[u8],
+    states: &mut [u32; LANES],
+    words: &mut WordWriter<'_>,
+) -> Result<()> {
+    let lanes = Lanes::new(columns);
+    for (col, table) in columns.index.iter().enumerate().rev() {
+        let (table, starts) = (&tables[*table as usize], lanes.starts(col));
+        for step in (0..lanes.steps()).rev() {
+            let active = lanes.active(step);
+            let symbol = |lane: usize| symbols[starts[lane] + step * lanes.cols];
+            if columns.split {
+                for lane in (0..active).rev() {
+                    let (symbol, x) = (symbol(lane), &mut states[lane]);
+                    let keep = 16 - table.coded(symbol).1;
+                    // Buckets are aligned: the low bits of the symbol are its place in the bucket.
+                    let low = u32::from(symbol) << keep & 0xffff;
+                    spill(x, 1 << keep, words)?;
+                    *x = (*x >> keep) << 16 | low | (*x & ((1 << keep) - 1));
+                }
+            }
+            for lane in (0..active).rev() {
+                let (coded, x) = (table.coded(symbol(lane)).0, &mut states[lane]);
+                let freq = table.freq(coded);
+                spill(x, freq, words)?;
+                let (high, offset) = (*x / freq, *x % freq);
+                *x = high << 16 | u32::from(table.slot(coded, offset as u16));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves a word out of a state that would overflow.
+#[inline(always)]
+fn spill(x: &mut u32, freq: u32, words: &mut WordWriter<'_>) -> Result<()> {
+    if *x >> 16 >= freq {
+        words.put(*x)?;
+        *x >>= 16;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Which tables a model needs and which channel uses which.
+
+use std::collections::BTreeMap;
+
+use cacheg_core::{BindCx, Error, Plane, Result, Segment};
+
+use super::settings::Scope;
+
+/// One symbol plane of one part of one plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Index of the part.
+    pub(crate) part: usize,
+    /// Index of the symbol plane.
+    pub(crate) symbol_plane: usize,
+    /// Columns.
+    pub(crate) cols: usize,
+    /// Number of symbols, 2 to 256.
+    pub(crate) alphabet: usize,
+    /// The group whose tables its channels use.
+    pub(crate) group: usize,
+    /// Number of its first channel, counted over all slots.
+    pub(crate) first_channel: usize,
+}
+
+/// Tables with one alphabet that a set of channels shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// Number of symbols.
+    pub(crate) alphabet: usize,
+    /// Tables, unless classes decide.
+    pub(crate) tables: usize,
+}
+
+/// Slots and groups of a model under one scope.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) scope: Scope,
+    /// By plane, part and symbol plane.
+    pub(crate) slots: Vec<Slot>,
+    /// In the order of their first slot.
+    pub(crate) groups: Vec<Group>,
+    /// Columns of all slots together.
+    pub(crate) channels: usize,
+    /// For each plane the first slot of each part, and the end.
+    starts: Vec<Vec<usize>>,
+}
+
+impl Layout {
+    /// Lays out the tables of a model.
+    ///
+    /// # Errors
+    /// If an alphabet is not 2 to 256 symbols, or parts and planes do not match.
+    pub(crate) fn new(cx: &BindCx<'_>, scope: Scope) -> Result<Self> {
+        if cx.parts.len() != cx.planes.len() {
+            return Err(Error::data("a coder must be bound after the quantizer"));
+        }
+        let mut layout =
+            Self { scope, slots: Vec::new(), groups: Vec::new(), channels: 0, starts: Vec::new() };
+        let mut known = BTreeMap::new();
+        for (plane, parts) in cx.planes.iter().zip(cx.parts) {
+            let mut starts = vec![layout.slots.len()];
+            for (index, part) in parts.iter().enumerate() {
+                for (symbol_plane, alphabet) in part.alphabets.iter().enumerate() {
+                    let alphabet = usize::from(alphabet.size);
+                    if !(2..=256).contains(&alphabet) {
+                        return Err(Error::data(format!("an alphabet of {alphabet} symbols")));
+                    }
+                    let number = layout.slots.len();
+                    let key = match scope {
+                        Scope::One => (Some(plane.kind), None, index, symbol_plane, alphabet),
+                        Scope::Class => (None, None, index, symbol_plane, alphabet),
+                        Scope::Layer | Scope::Channel => (None, Some(number), 0, 0, 0),
+                    };
+                    let tables = if scope == Scope::Channel { part.cols } else { 1 };
+                    let group = *known.entry(key).or_insert_with(|| {
+                        layout.groups.push(Group { alphabet, tables });
+                        layout.groups.len() - 1
+                    });
+                    let (cols, first_channel) = (part.cols, layout.channels);
+                    layout.slots.push(Slot {
+                        part: index,
+                        symbol_plane,
+                        cols,
+                        alphabet,
+                        group,
+                        first_channel,
+                    });
+                    layout.channels = first_channel
+                        .checked_add(cols)
+                        .filter(|channels| u32::try_from(*channels).is_ok())
+                        .ok_or_else(|| Error::limit("too many channels"))?;
+                }
+                starts.push(layout.slots.len());
+            }
+            layout.starts.push(starts);
+        }
+        Ok(layout)
+    }
+
+    /// The slots of a plane.
+    pub(crate) fn plane_slots(&self, plane: &Plane) -> &[Slot] {
+        self.starts
+            .get(plane.index)
+            .and_then(|starts| self.slots.get(*starts.first()?..*starts.last()?))
+            .unwrap_or_default()
+    }
+
+    /// The slots of all planes, in their order.
+    pub(crate) fn planes(&self) -> impl Iterator<Item = &[Slot]> {
+        self.starts.iter().map(|starts| match (starts.first(), starts.last()) {
+            (Some(first), Some(end)) => &self.slots[*first..*end],
+            _ => &[],
+        })
+    }
+
+    /// The slot of a segment.
+    ///
+    /// # Errors
+    /// If there is none of that place and size.
+    pub(crate) fn slot(&self, segment: &Segment) -> Result<&Slot> {
+        let slot = self.starts.get(segment.plane).and_then(|starts| {
+            let first = *starts.get(segment.part)?;
+            let end = *starts.get(segment.part.checked_add(1)?)?;
+            self.slots.get(first..end)?.get(segment.symbol_plane)
+        });
+        slot.filter(|slot| slot.cols == segment.cols && slot.alphabet == usize::from(segment.alphabet.size))
+            .ok_or_else(|| Error::data("a segment that the coder was not bound to"))
+    }
+}

@@ -1,0 +1,94 @@
+//! The form in which a chunk carries its tables.
+//!
+//! ```text
+//! class scope only:  for each group  u8      tables − 1
+//!                    for each channel u8     class
+//! then bits, least significant first, zero-padded to a byte; for each table:
+//!   if buckets:      5 bits  buckets − 1, then 4 bits for each: log2 of its width
+//!   always:          8 bits  first coded symbol with a weight
+//!                    8 bits  number of weights − 1
+//!                    4 bits  k
+//!                    for each weight an Exp-Golomb code of order k
+//! ```
+
+use cacheg_core::{Error, Result};
+
+use super::bits::{BitReader, BitWriter, golomb_len};
+use super::layout::Layout;
+use super::set::TableSet;
+use super::settings::Scope;
+use super::table::{MAX_BUCKETS, Table};
+
+/// Writes all tables.
+pub(crate) fn pack(set: &TableSet, layout: &Layout) -> Vec<u8> {
+    let mut out = Vec::new();
+    if layout.scope == Scope::Class {
+        // 1 to 256 tables.
+        out.extend(set.counts.iter().map(|count| (count - 1) as u8));
+        out.extend_from_slice(&set.classes);
+    }
+    let mut bits = BitWriter::default();
+    for table in &set.tables {
+        pack_table(table, &mut bits);
+    }
+    out.extend(bits.finish());
+    out
+}
+
+fn pack_table(table: &Table, bits: &mut BitWriter) {
+    if !table.bits.is_empty() {
+        bits.put(table.bits.len() as u32 - 1, 5);
+        for k in &table.bits {
+            bits.put(u32::from(*k), 4);
+        }
+    }
+    bits.put(u32::from(table.first), 8);
+    bits.put(table.weights.len() as u32 - 1, 8);
+    let cost = |k: &u32| table.weights.iter().map(|weight| golomb_len(*weight, *k)).sum::<u32>();
+    let k = (0..16).min_by_key(cost).unwrap_or(0);
+    bits.put(k, 4);
+    for weight in &table.weights {
+        bits.put_golomb(*weight, k);
+    }
+}
+
+/// Reads what [`pack`] wrote, checked.
+///
+/// # Errors
+/// If the bytes are anything else.
+pub(crate) fn unpack(bytes: &[u8], layout: &Layout, split: bool) -> Result<TableSet> {
+    let short = || Error::corrupt("tables are cut short");
+    let (mut counts, mut classes, mut rest) = (Vec::new(), Vec::new(), bytes);
+    if layout.scope == Scope::Class {
+        let (head, tail) = rest.split_at_checked(layout.groups.len()).ok_or_else(short)?;
+        counts.extend(head.iter().map(|count| usize::from(*count) + 1));
+        let (head, tail) = tail.split_at_checked(layout.channels).ok_or_else(short)?;
+        classes.extend_from_slice(head);
+        rest = tail;
+    } else {
+        counts.extend(layout.groups.iter().map(|group| group.tables));
+    }
+    let mut bits = BitReader::new(rest);
+    let mut tables = Vec::new();
+    for (group, count) in layout.groups.iter().zip(&counts) {
+        for _ in 0..*count {
+            tables.push(unpack_table(&mut bits, split && group.alphabet > MAX_BUCKETS)?);
+        }
+    }
+    bits.finish()?;
+    let set = TableSet { counts, tables, classes };
+    set.check(layout, split)?;
+    Ok(set)
+}
+
+fn unpack_table(bits: &mut BitReader<'_>, buckets: bool) -> Result<Table> {
+    let mut widths = Vec::new();
+    if buckets {
+        for _ in 0..=bits.take(5)? {
+            widths.push(bits.take(4)? as u8);
+        }
+    }
+    let (first, count, k) = (bits.take(8)? as u8, bits.take(8)? as usize + 1, bits.take(4)?);
+    let weights = (0..count).map(|_| bits.take_golomb(k)).collect::<Result<_>>()?;
+    Ok(Table { bits: widths, first, weights })
+}
