@@ -23,6 +23,8 @@ mod profile;
 mod registry;
 pub mod spec;
 mod stage;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod tile;
 mod wire;
 
