@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use cacheg_core::{
-    Backend, Container, ContainerHeader, Encoder, Error, KvCache, KvOut, KvView, Limits, Profile, Progress,
+    Backend, Chunk, Container, ContainerHeader, Decoder, Encoder, Error, KvCache, KvOut, KvView, Limits, Profile, Progress,
     Registry, Result, ResultExt,
 };
 
@@ -71,7 +71,7 @@ impl Decode<'_> {
         let Container { header, chunks, .. } = Container::parse(bytes, limits)?;
         let mut cache = KvCache::zeros(&header.geometry, header.tokens as usize, header.position);
         let mut view = cache.view_mut();
-        let mut bound = None;
+        let mut bound: Option<(&Chunk<'_>, Box<dyn Decoder>)> = None;
         for (index, chunk) in chunks.iter().enumerate() {
             let place = || format!("chunk {index} ({chunk})");
             // Chunks that carry their own tables are bound one by one; the others share a decoder.

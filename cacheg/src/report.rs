@@ -43,7 +43,7 @@ impl Report {
     /// The rows as a table.
     pub fn table(&self, columns: &[Column]) -> String {
         let mut table = Table::new();
-        table.load_preset(NOTHING);
+        table.load_style(NOTHING);
         table.set_header(columns.iter().map(|(_, title, _)| *title));
         for row in &self.rows {
             table.add_row(columns.iter().map(|(key, _, decimals)| cell(&row[*key], *decimals)));

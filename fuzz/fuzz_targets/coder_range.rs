@@ -1,0 +1,14 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cacheg_fuzz::run_coder(
+    "range",
+    &[
+        r#"{"tables":"one"}"#,
+        r#"{"tables":"channel"}"#,
+        r#"{"tables":"class","classes":3}"#,
+        r#"{"tables":"layer"}"#,
+        r#"{"tables":"channel","streams":"channel"}"#,
+        r#"{"tables":"channel","streams":"channel","cdf":258}"#,
+    ],
+    data
+));
