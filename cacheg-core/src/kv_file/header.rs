@@ -94,6 +94,18 @@ pub(super) fn quoted(name: &str) -> String {
     }
 }
 
+/// A shape in a message, whose rank may be anything.
+pub(super) struct Shown<'a>(pub(super) &'a [u64]);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        let mut list = f.debug_list();
+        list.entries(self.0.iter().take(SHOWN));
+        if self.0.len() > SHOWN { list.finish_non_exhaustive() } else { list.finish() }
+    }
+}
+
 struct RawHeader {
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, RawTensor>,
@@ -116,7 +128,7 @@ impl RawTensor {
         if let Some(size) = element_size(&dtype) {
             let bytes = shape.iter().try_fold(size, |product, n| product.checked_mul(*n));
             if bytes != Some(end - first) {
-                return Err(Error::corrupt(format!("{} bytes for {dtype} {shape:?}", end - first)));
+                return Err(Error::corrupt(format!("{} bytes for {dtype} {:?}", end - first, Shown(&shape))));
             }
         }
         // Both are at most `data`, which is a length in memory.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::header::{Header, Tensor, quoted};
+use super::header::{Header, Shown, Tensor, quoted};
 use super::metadata;
 use crate::{Dtype, Error, Kind, LayerGroup, Limits, Order, Result, ResultExt, Shape};
 
@@ -126,21 +126,23 @@ fn layered(header: &Header, found: &Found<'_>, limits: &Limits) -> Result<Layout
 /// LMCache's blobs: all layers in one tensor, the tokens of a plane outermost.
 fn stacked(header: &Header, tensor: &Tensor, limits: &Limits) -> Result<Layout> {
     let dtype = dtype(header, tensor)?;
-    let (layers, tokens, (heads, head_dim), kinds_outermost) = match tensor.shape[..] {
-        [2, layers, tokens, hidden] => {
-            (layers, tokens, metadata::split_hidden(&header.metadata, narrow(hidden, "channels")?)?, true)
-        }
+    let hidden = |n| metadata::split_hidden(&header.metadata, narrow(n, "channels")?);
+    let (kinds, layers, tokens, (heads, head_dim)) = match tensor.shape[..] {
+        [2, layers, tokens, n] => (2, layers, tokens, hidden(n)?),
+        // A latent has no heads, whatever the metadata says of the model's.
+        [1, layers, tokens, n] => (1, layers, tokens, (1, narrow(n, "channels")?)),
         [layers, 2, tokens, heads, head_dim] => {
-            (layers, tokens, (narrow(heads, "heads")?, narrow(head_dim, "channels")?), false)
+            (2, layers, tokens, (narrow(heads, "heads")?, narrow(head_dim, "channels")?))
         }
         _ => {
             return Err(Error::data(format!(
-                "shape {:?}, but [2, layers, tokens, hidden] or [layers, 2, tokens, heads, head_dim] is \
-                 expected",
+                "shape {:?}, but [2, layers, tokens, hidden], [1, layers, tokens, latent] or \
+                 [layers, 2, tokens, heads, head_dim] is expected",
                 Shown(&tensor.shape)
             )));
         }
     };
+    let layers_outermost = tensor.shape.len() == 5;
     // Without tokens a few bytes can announce any number of layers.
     if layers == 0 {
         return Err(Error::data("no layers"));
@@ -150,18 +152,23 @@ fn stacked(header: &Header, tensor: &Tensor, limits: &Limits) -> Result<Layout> 
     }
     let layers = layers as usize;
     let shape = Some(Shape { heads, head_dim, dtype });
+    let layer = match kinds {
+        1 => LayerGroup { latent: shape, ..EMPTY },
+        _ => LayerGroup { key: shape, value: shape, ..EMPTY },
+    };
     // Exact, as the header was checked: the shape is the length.
-    let length = tensor.range.len() / (2 * layers);
-    let place = |layer: usize, kind: usize| {
-        let index = if kinds_outermost { kind * layers + layer } else { layer * 2 + kind };
+    let length = tensor.range.len() / (kinds * layers);
+    // The n-th plane of the geometry: by layer, then by kind.
+    let place = |n: usize| {
+        let index = if layers_outermost { n } else { n % kinds * layers + n / kinds };
         let start = tensor.range.start + index * length;
         start..start + length
     };
     Ok(Layout {
-        layers: vec![LayerGroup { key: shape, value: shape, ..EMPTY }; layers],
+        layers: vec![layer; layers],
         tokens: count_tokens(tokens, limits)?,
         order: Order::TokenMajor,
-        planes: (0..layers).flat_map(|layer| [place(layer, 0), place(layer, 1)]).collect(),
+        planes: (0..layers * kinds).map(place).collect(),
     })
 }
 
@@ -191,16 +198,4 @@ fn dtype(header: &Header, tensor: &Tensor) -> Result<Dtype> {
             )));
         }
     })
-}
-
-/// A shape in a message, whose rank may be anything.
-struct Shown<'a>(&'a [u64]);
-
-impl std::fmt::Debug for Shown<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const SHOWN: usize = 8;
-        let mut list = f.debug_list();
-        list.entries(self.0.iter().take(SHOWN));
-        if self.0.len() > SHOWN { list.finish_non_exhaustive() } else { list.finish() }
-    }
 }

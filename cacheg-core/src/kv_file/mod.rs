@@ -1,9 +1,9 @@
 //! KV caches in safetensors files: what engines, scripts and this workspace exchange.
 //!
 //! Read are `layers.{i}.key`, `.value` and `.latent`, each `[heads, tokens, head_dim]` or with a batch axis of
-//! one before it, and LMCache's stacked tensor `kv`, `[2, layers, tokens, hidden]` or
-//! `[layers, 2, tokens, heads, head_dim]`. Written is always the first form. Everything about the model comes
-//! from the tensors and the file's metadata:
+//! one before it, and LMCache's stacked tensor `kv`, `[2, layers, tokens, hidden]`,
+//! `[layers, 2, tokens, heads, head_dim]` or, of latents, `[1, layers, tokens, latent]`. Written is always the
+//! first form. Everything about the model comes from the tensors and the file's metadata:
 //!
 //! | key | meaning |
 //! |---|---|
