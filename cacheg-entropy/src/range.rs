@@ -42,8 +42,8 @@ pub const PLUGIN: Plugin = Plugin {
     name: "range",
     version: 1,
     origin: env!("CARGO_PKG_NAME"),
-    summary: "range coder with static tables, as in CacheGen",
-    usage: "range(tables=class;carried=<tables>;classes=64;streams=tile;cdf=<none>)",
+    summary: "range coder with static tables, as in CacheGen (whose form of tables is cdf=33)",
+    usage: "range(tables=class;carried=class;classes=64;streams=tile)",
     build: Build::Coder(|config| Ok(Arc::new(Range::new(cacheg_core::settings("range", config)?)?))),
 };
 

@@ -79,7 +79,7 @@ pub const PLUGIN: Plugin = Plugin {
     version: 1,
     origin: env!("CARGO_PKG_NAME"),
     summary: "32-lane rANS with static alias tables, for SIMD and GPUs",
-    usage: "rans(tables=class;carried=<tables>;classes=64)",
+    usage: "rans(tables=class;carried=class;classes=64)",
     build: Build::Coder(|config| Ok(Arc::new(Rans::new(cacheg_core::settings("rans", config)?)?))),
 };
 

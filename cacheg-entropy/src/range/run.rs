@@ -2,8 +2,10 @@
 //! end of our own.
 //!
 //! The decoder reads zeros after the last byte. So the encoder ends a run with the number of its last interval
-//! `[lower, lower + range)` that has the most trailing zeros, and leaves trailing zero bytes out: the shortest
-//! run that decodes. This is unique, and the decoder verifies it.
+//! `[lower, lower + range)` that has the most trailing zero bytes, and leaves these out. The decoder verifies
+//! both the number and the length.
+
+use std::convert::Infallible;
 
 use cacheg_core::{Error, Result};
 use constriction::backends::{ReadWords, WriteWords};
@@ -100,56 +102,48 @@ impl<'a> Encoder<'a> {
             sink.len += 1;
             bytes -= 1;
         }
-        while sink.len > 0 && sink.out[sink.len - 1] == 0 {
-            sink.len -= 1;
-        }
         Ok(sink.len)
     }
 }
 
-/// Words from a slice; a last single byte is a high one.
+/// Words from a slice, and zeros after its end. A last single byte is a high one.
 #[derive(Debug)]
 struct Words<'a> {
-    bytes: &'a [u8],
+    run: &'a [u8],
+    /// Bytes read, the zeros too.
+    read: usize,
 }
 
 impl ReadWords<u16, Queue> for Words<'_> {
-    type ReadError = std::convert::Infallible;
+    type ReadError = Infallible;
 
     #[inline]
-    fn read(&mut self) -> Result<Option<u16>, Self::ReadError> {
-        Ok(match *self.bytes {
-            [] => None,
-            [high] => {
-                self.bytes = &[];
-                Some(u16::from_be_bytes([high, 0]))
-            }
-            [high, low, ref rest @ ..] => {
-                self.bytes = rest;
-                Some(u16::from_be_bytes([high, low]))
-            }
-        })
+    fn read(&mut self) -> Result<Option<u16>, Infallible> {
+        let word = match self.run.get(self.read..).unwrap_or_default() {
+            [] => 0,
+            [high] => u16::from_be_bytes([*high, 0]),
+            [high, low, ..] => u16::from_be_bytes([*high, *low]),
+        };
+        self.read += 2;
+        Ok(Some(word))
     }
 }
 
 /// Reads one run.
 #[derive(Debug)]
-pub(crate) struct Decoder<'a> {
-    coder: RangeDecoder<u16, u64, Words<'a>>,
-    terse: bool,
-}
+pub(crate) struct Decoder<'a>(RangeDecoder<u16, u64, Words<'a>>);
 
 impl<'a> Decoder<'a> {
     pub(crate) fn new(run: &'a [u8]) -> Self {
-        let Ok(coder) = RangeDecoder::with_backend(Words { bytes: run });
-        Self { coder, terse: run.last() != Some(&0) }
+        let Ok(coder) = RangeDecoder::with_backend(Words { run, read: 0 });
+        Self(coder)
     }
 
     /// # Errors
     /// If there is no such symbol.
     #[inline]
     pub(crate) fn take(&mut self, model: Model<'_>) -> Result<u8> {
-        self.coder.decode_symbol(model).map_err(|_| Error::corrupt("a range-coded run is damaged"))
+        self.0.decode_symbol(model).map_err(|_| Error::corrupt("a range-coded run is damaged"))
     }
 
     /// Checks that the run ends as the encoder ends runs.
@@ -157,8 +151,10 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// If it does not.
     pub(crate) fn finish(self) -> Result<()> {
-        let (words, state, point) = self.coder.into_raw_parts();
-        if self.terse && words.bytes.is_empty() && point == tail(&state).0 {
+        let (words, state, point) = self.0.into_raw_parts();
+        let (expected, bytes) = tail(&state);
+        // The decoder reads 64 bits ahead of the words that have left the encoder's state.
+        if point == expected && words.read - 8 + bytes == words.run.len() {
             Ok(())
         } else {
             Err(Error::corrupt("a range-coded run does not end where it should"))

@@ -70,8 +70,9 @@ impl TableCalibrator {
         } else {
             let (classes, groups) = self.cluster(counts);
             for (slot, grouped) in self.layout.slots.iter().zip(&self.classes.slots) {
-                for row in slot.first_channel..slot.first_channel + slot.cols {
-                    let class = &groups[grouped.group].sums[usize::from(classes[row])];
+                let classes = classes.iter().enumerate().skip(slot.first_channel).take(slot.cols);
+                for (row, class) in classes {
+                    let class = &groups[grouped.group].sums[usize::from(*class)];
                     tables.push(self.table(&shrunk(counts.row(row), class)));
                 }
             }

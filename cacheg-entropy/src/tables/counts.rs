@@ -26,11 +26,6 @@ impl Counts {
         self.counts.extend_from_slice(&histogram[first..end]);
     }
 
-    /// Number of rows.
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
     /// The first symbol of a row and its counts; nothing if nothing was seen.
     pub(crate) fn row(&self, index: usize) -> (usize, &[u32]) {
         let row = self.rows[index];

@@ -1,0 +1,42 @@
+//! Every coder under the test-kit's properties.
+
+use cacheg_core::testkit::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+mod range {
+    cacheg_core::conformance! {
+        coder: cacheg_entropy::range::PLUGIN,
+        specs: [
+            "range",
+            "range(tables=one)",
+            "range(tables=layer;streams=channel)",
+            "range(tables=channel;classes=3)",
+            "range(tables=channel;streams=channel;cdf=257)",
+            "range(carried=channel;cdf=257)",
+        ],
+        allocations: true,
+    }
+}
+
+mod rans {
+    cacheg_core::conformance! {
+        coder: cacheg_entropy::rans::PLUGIN,
+        specs: ["rans", "rans(tables=one)", "rans(tables=layer)", "rans(tables=channel)", "rans(classes=2;carried=layer)"],
+        allocations: true,
+    }
+}
+
+mod raw {
+    cacheg_core::conformance! { coder: cacheg_entropy::raw::PLUGIN, specs: ["raw"], allocations: true }
+}
+
+#[cfg(feature = "zstd")]
+mod zstd {
+    cacheg_core::conformance! {
+        coder: cacheg_entropy::zstd::PLUGIN,
+        specs: ["zstd", "zstd(level=1)", "zstd(level=19)"],
+        allocations: true,
+    }
+}
