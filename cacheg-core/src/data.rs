@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{Error, Result};
+use crate::tensor_file::{self, Header, quoted};
+use crate::{Error, Limits, Result};
 
 /// A stage's calibrated data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,10 +69,25 @@ impl StageData {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    pub(crate) fn insert_view(&mut self, name: &str, view: &TensorView<'_>) {
-        let tensor =
-            Tensor { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() };
-        self.tensors.insert(name.to_owned(), tensor);
+    /// Adds a tensor of a file.
+    pub(crate) fn insert(&mut self, name: &str, tensor: &tensor_file::Tensor, file: &[u8]) -> Result<()> {
+        let dtype = match tensor.dtype.as_str() {
+            "U8" => Dtype::U8,
+            "U16" => Dtype::U16,
+            "U32" => Dtype::U32,
+            "F32" => Dtype::F32,
+            "F64" => Dtype::F64,
+            other => {
+                return Err(Error::corrupt(format!("stage data {} of type {}", quoted(name), quoted(other))));
+            }
+        };
+        // They were multiplied when the header was read; only an empty tensor's may be beyond memory.
+        let shape =
+            tensor.shape.iter().map(|n| usize::try_from(*n)).collect::<std::result::Result<Vec<_>, _>>();
+        let shape = shape.map_err(|_| Error::corrupt(format!("the shape of stage data {}", quoted(name))))?;
+        let bytes = file[tensor.range.clone()].to_vec();
+        self.tensors.insert(name.to_owned(), Tensor { dtype, shape, bytes });
+        Ok(())
     }
 
     /// As a safetensors file.
@@ -88,10 +104,10 @@ impl StageData {
     /// # Errors
     /// If it is none.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let file = SafeTensors::deserialize(bytes).map_err(|e| Error::corrupt(format!("stage data: {e}")))?;
+        let header = Header::parse(bytes, &Limits::default())?;
         let mut data = Self::new();
-        for (name, view) in file.iter() {
-            data.insert_view(name, &view);
+        for (name, tensor) in &header.tensors {
+            data.insert(name, tensor, bytes)?;
         }
         Ok(data)
     }

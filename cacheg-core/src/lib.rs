@@ -21,8 +21,11 @@ mod pipeline;
 mod plan;
 mod profile;
 mod registry;
+#[cfg(feature = "testkit")]
+pub mod reseal;
 pub mod spec;
 mod stage;
+mod tensor_file;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod tile;

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::spec::StageSpec;
-use crate::{Error, Geometry, Result, StageData};
+use crate::tensor_file::{Header, quoted};
+use crate::{Error, Geometry, Limits, Result, StageData};
 
 /// Major and minor version of the file.
 const VERSION: &str = "0.1";
@@ -99,19 +100,20 @@ impl Profile {
         }
         let geometry: Geometry =
             serde_json::from_str(field("geometry")?).map_err(|e| bad(format!("geometry: {e}")))?;
-        geometry.validate(&crate::Limits::default())?;
+        geometry.validate(&Limits::default())?;
         let headers: Vec<SectionHeader> =
             serde_json::from_str(field("sections")?).map_err(|e| bad(format!("sections: {e}")))?;
         let number = |key: &str| field(key)?.parse::<u64>().map_err(|e| bad(format!("{key}: {e}")));
         let (contexts, tokens) = (number("contexts")?, number("tokens")?);
         let mut sections: Vec<Section> =
             headers.iter().map(|h| Section { stages: h.stages.clone(), data: StageData::new() }).collect();
-        for (name, view) in file.iter() {
+        for (name, tensor) in &header.tensors {
             let place = name.split_once('/').and_then(|(id, rest)| {
                 headers.iter().position(|header| header.id == id).map(|index| (index, rest))
             });
-            let (index, rest) = place.ok_or_else(|| bad(format!("tensor `{name}` belongs to no section")))?;
-            sections[index].data.insert_view(rest, &view);
+            let (index, rest) =
+                place.ok_or_else(|| bad(format!("tensor {} belongs to no section", quoted(name))))?;
+            sections[index].data.insert(rest, tensor, &bytes)?;
         }
         let hash = hash(&bytes);
         Ok(Self { geometry, sections, tokens, contexts, bytes, hash })

@@ -94,7 +94,7 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "lossless",
         summary: "every bit as it was, NaN included: byte planes under shared entropy tables",
-        levels: &["bytes|rans(tables=class)"],
+        levels: &["bytes|rans(tables=class;classes=256)"],
         default_level: 0,
         chunk_tokens: 1_500,
     },

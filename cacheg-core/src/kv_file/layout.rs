@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::header::{Header, Shown, Tensor, quoted};
 use super::metadata;
+use crate::tensor_file::{Header, Shown, Tensor, quoted};
 use crate::{Dtype, Error, Kind, LayerGroup, Limits, Order, Result, ResultExt, Shape};
 
 /// A found KV cache.

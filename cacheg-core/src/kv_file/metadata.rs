@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::header::quoted;
+use crate::tensor_file::quoted;
 use crate::{Dtype, Error, KvView, LayerGroup, Pairing, Result, ResultExt, Rope, RopeScaling};
 
 type Metadata = BTreeMap<String, String>;

@@ -20,7 +20,6 @@
 //! Each `rope_…` key (and `partial_rotary_factor`) may also be a JSON list with one value per layer, `null`
 //! where the layer has none.
 
-mod header;
 mod layout;
 mod metadata;
 mod mmap;
@@ -31,8 +30,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use crate::tensor_file::Header;
 use crate::{Error, Geometry, KvView, Limits, Order, Result, ResultExt};
-use header::Header;
 use layout::Layout;
 use mmap::Bytes;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cacheg::core::{Container, ResultExt, write_kv};
+use cacheg::core::{Container, ResultExt, kv_metadata, write_kv};
 use cacheg::output::OutputFile;
 use cacheg::{Limits, Result, flow};
 use serde_json::json;
@@ -52,7 +52,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let decoded = decode.run(&bytes, &limits, &|n| bar.inc(n)).at(|| args.input.display())?;
     let seconds = start.elapsed().as_secs_f64();
-    write_kv(&mut out, &decoded.cache.view(), &decoded.metadata).at(|| args.output.display())?;
+    // What the geometry says of RoPE and positions, and over it the source's own words.
+    let mut metadata = kv_metadata(&decoded.cache.view());
+    metadata.extend(decoded.metadata);
+    write_kv(&mut out, &decoded.cache.view(), &metadata).at(|| args.output.display())?;
     out.commit()?;
     bar.finish_and_clear();
     let raw = header.geometry.bytes_per_token() * header.tokens;

@@ -18,26 +18,26 @@ const LENGTH: usize = 8;
 
 /// What a file says of itself.
 #[derive(Debug)]
-pub(super) struct Header {
+pub(crate) struct Header {
     /// `__metadata__`.
-    pub(super) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
     /// By name.
-    pub(super) tensors: BTreeMap<String, Tensor>,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
 }
 
 /// One tensor; its bytes are inside the file.
 #[derive(Debug)]
-pub(super) struct Tensor {
+pub(crate) struct Tensor {
     /// As the file names it.
-    pub(super) dtype: String,
-    pub(super) shape: Vec<u64>,
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<u64>,
     /// Bytes of the file. Their number is that of the shape if the element type is a known one.
-    pub(super) range: Range<usize>,
+    pub(crate) range: Range<usize>,
 }
 
 impl Header {
     /// Parses the header and checks every offset and shape.
-    pub(super) fn parse(file: &[u8], limits: &Limits) -> Result<Self> {
+    pub(crate) fn parse(file: &[u8], limits: &Limits) -> Result<Self> {
         let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
             return Err(Error::corrupt(format!("{} bytes are too few for a safetensors file", file.len())));
         };
@@ -86,7 +86,7 @@ fn check_cover(tensors: &BTreeMap<String, Tensor>, start: usize, end: usize) -> 
 }
 
 /// A name from a file, for messages: short, and without control characters.
-pub(super) fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     const LONGEST: usize = 60;
     match name.char_indices().nth(LONGEST) {
         Some((cut, _)) => format!("{:?}…", &name[..cut]),
@@ -95,7 +95,7 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// A shape in a message, whose rank may be anything.
-pub(super) struct Shown<'a>(pub(super) &'a [u64]);
+pub(crate) struct Shown<'a>(pub(crate) &'a [u64]);
 
 impl fmt::Debug for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
