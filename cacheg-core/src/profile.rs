@@ -87,10 +87,8 @@ impl Profile {
     /// If the bytes are no profile, or one of a version that this reader does not know.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         let bad = |what: String| Error::profile(format!("{what}; is this a .cgprof file?"));
-        let file =
-            SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a safetensors file ({e})")))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
+        let header = Header::parse(&bytes, &Limits::default()).map_err(|e| bad(e.to_string()))?;
+        let metadata = &header.metadata;
         let field = |key: &str| metadata.get(key).ok_or_else(|| bad(format!("no `{key}` in its metadata")));
         let version = field("cacheg_profile")?;
         if version != VERSION {

@@ -24,11 +24,11 @@ use cacheg_core::{
     BindCx, BoundTransform, Build, Error, Part, Plane, Plugin, Result, Role, Stage, TileCx, Transform,
     config, settings,
 };
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::rows::{flat, flat_mut};
+use crate::rows::{check, combine};
 use crate::settings::refuse;
 
 /// The stage's registration.
@@ -91,6 +91,12 @@ impl Bound {
     fn anchors(&self, rows: usize) -> usize {
         rows.div_ceil(self.group)
     }
+
+    /// The tokens that are not anchors, in order.
+    fn deltas(&self) -> impl Iterator<Item = usize> + use<> {
+        let group = self.group;
+        (0..).filter(move |row| row % group != 0)
+    }
 }
 
 impl BoundTransform for Bound {
@@ -112,24 +118,17 @@ impl BoundTransform for Bound {
         part: usize,
         x: ArrayView2<'_, f32>,
         done: &[ArrayView2<'_, f32>],
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
         let cols = tile.plane.channels();
-        let groups = flat(&x, tile.rows, cols)?.chunks(self.group * cols);
-        let out = flat_mut(out, self.part_rows(part, tile.rows), cols)?;
+        check(x.dim(), tile.rows, cols)?;
+        check(out.dim(), self.part_rows(part, tile.rows), cols)?;
         match (part, done) {
-            (0, _) => {
-                for (out, group) in out.chunks_exact_mut(cols).zip(groups) {
-                    out.copy_from_slice(&group[..cols]);
-                }
-            }
+            (0, _) => out.assign(&x.slice(s![..;self.group, ..])),
             (1, [anchors, ..]) => {
-                let anchors = flat(anchors, self.anchors(tile.rows), cols)?.chunks_exact(cols);
-                for ((out, group), anchor) in out.chunks_mut((self.group - 1) * cols).zip(groups).zip(anchors)
-                {
-                    for (out, x) in out.chunks_exact_mut(cols).zip(group.chunks_exact(cols).skip(1)) {
-                        out.iter_mut().zip(x).zip(anchor).for_each(|((out, x), anchor)| *out = x - anchor);
-                    }
+                check(anchors.dim(), self.anchors(tile.rows), cols)?;
+                for (out, row) in out.outer_iter_mut().zip(self.deltas()) {
+                    combine(out, x.row(row), anchors.row(row / self.group), |x, anchor| x - anchor);
                 }
             }
             _ => return Err(Error::data("anchor-delta has an anchor part, then a delta part")),
@@ -141,24 +140,19 @@ impl BoundTransform for Bound {
         &self,
         tile: &TileCx<'_>,
         parts: &[ArrayView2<'_, f32>],
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
         let [anchors, deltas] = parts else {
             return Err(Error::data("anchor-delta has two parts"));
         };
         let cols = tile.plane.channels();
-        let anchors = flat(anchors, self.anchors(tile.rows), cols)?.chunks_exact(cols);
-        let mut deltas = flat(deltas, self.part_rows(1, tile.rows), cols)?.chunks_exact(cols);
-        let out = flat_mut(out, tile.rows, cols)?;
-        for (group, anchor) in out.chunks_mut(self.group * cols).zip(anchors) {
-            let (first, others) = group.split_at_mut(cols);
-            first.copy_from_slice(anchor);
-            for (out, delta) in others.chunks_exact_mut(cols).zip(&mut deltas) {
-                out.iter_mut()
-                    .zip(delta)
-                    .zip(anchor)
-                    .for_each(|((out, delta), anchor)| *out = anchor + delta);
-            }
+        check(anchors.dim(), self.anchors(tile.rows), cols)?;
+        check(deltas.dim(), self.part_rows(1, tile.rows), cols)?;
+        check(out.dim(), tile.rows, cols)?;
+        out.slice_mut(s![..;self.group, ..]).assign(anchors);
+        for (delta, row) in deltas.outer_iter().zip(self.deltas()) {
+            let anchor = anchors.row(row / self.group);
+            combine(out.row_mut(row), delta, anchor, |delta, anchor| anchor + delta);
         }
         Ok(())
     }

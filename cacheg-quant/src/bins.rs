@@ -50,7 +50,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ScaleFormat;
-use crate::rows::{check_len, flat, flat_mut};
+use crate::rows::{Matrix, MatrixMut, Values, ValuesMut, check_len};
 use crate::settings::refuse;
 use absmax::Absmax;
 use sigma::SigmaCalibrator;
@@ -191,19 +191,25 @@ impl Quantizer for Bins {
             Some(_) => sigma::get(cx)?,
         }
         .into_iter();
-        let modes = cx.planes.iter().zip(cx.parts).map(|(plane, parts)| {
-            let modes = parts.iter().map(|part| {
-                let sigma = sigmas.next();
-                match (&self.0.step, sigma) {
-                    (Some(step), Some(sigma)) if part.role != Role::Anchor => {
-                        Mode::Step(Step::new(sigma, by_layer(step, plane), self.0.level, self.0.reach))
+        let modes: Vec<Vec<Mode>> = cx
+            .planes
+            .iter()
+            .zip(cx.parts)
+            .map(|(plane, parts)| {
+                let modes = parts.iter().map(|part| {
+                    let sigma = sigmas.next();
+                    match (&self.0.step, sigma) {
+                        (Some(step), Some(sigma)) if part.role != Role::Anchor => {
+                            Mode::Step(Step::new(sigma, by_layer(step, plane), self.0.level, self.0.reach))
+                        }
+                        _ => Mode::Absmax(Absmax::new(self.0.bins(plane, part.role), self.0.scale)),
                     }
-                    _ => Mode::Absmax(Absmax::new(self.0.bins(plane, part.role), self.0.scale)),
-                }
-            });
-            modes.collect()
-        });
-        Ok(Box::new(Bound { modes: modes.collect(), escapes: self.0.step.is_some() }))
+                });
+                modes.collect()
+            })
+            .collect();
+        let escapes = modes.iter().flatten().any(|mode| matches!(mode, Mode::Step(_)));
+        Ok(Box::new(Bound { modes, escapes }))
     }
 
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
@@ -216,6 +222,36 @@ impl Quantizer for Bins {
 enum Mode {
     Absmax(Absmax),
     Step(Step),
+}
+
+impl Mode {
+    fn quantize(
+        &self,
+        cols: usize,
+        x: &impl Values,
+        symbols: &mut [u8],
+        side: &mut [u8],
+        escapes: &mut EscapeWriter<'_>,
+    ) -> Result<()> {
+        match self {
+            Self::Absmax(absmax) => absmax.quantize(cols, x, symbols, side),
+            Self::Step(step) => step.quantize(cols, x, symbols, escapes),
+        }
+    }
+
+    fn dequantize(
+        &self,
+        cols: usize,
+        symbols: &[u8],
+        side: &[u8],
+        escapes: &mut EscapeReader<'_>,
+        out: &mut impl ValuesMut,
+    ) -> Result<()> {
+        match self {
+            Self::Absmax(absmax) => absmax.dequantize(cols, symbols, side, out),
+            Self::Step(step) => step.dequantize(cols, symbols, escapes, out),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -260,12 +296,12 @@ impl BoundQuantizer for Bound {
         side: &mut [u8],
         escapes: &mut EscapeWriter<'_>,
     ) -> Result<()> {
-        let x = flat(&x, part.rows, part.cols)?;
         check_len("symbols", symbols.len(), x.len())?;
         check_len("bytes of side information", side.len(), self.side_len(tile.plane, part))?;
-        match self.mode(tile.plane, part.index).ok_or_else(crate::unknown_plane)? {
-            Mode::Absmax(absmax) => absmax.quantize(part.cols, x, symbols, side),
-            Mode::Step(step) => step.quantize(x, symbols, escapes),
+        let mode = self.mode(tile.plane, part.index).ok_or_else(crate::unknown_plane)?;
+        match Matrix::new(x, part.rows, part.cols)? {
+            Matrix::Flat(x) => mode.quantize(part.cols, &x, symbols, side, escapes),
+            Matrix::Strided(x) => mode.quantize(part.cols, &x, symbols, side, escapes),
         }
     }
 
@@ -278,14 +314,14 @@ impl BoundQuantizer for Bound {
         escapes: &mut EscapeReader<'_>,
         out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        let out = flat_mut(out, part.rows, part.cols)?;
         check_len("symbols", symbols.len(), out.len())?;
         if side.len() != self.side_len(tile.plane, part) {
             return Err(cacheg_core::Error::corrupt("side information of a wrong length"));
         }
-        match self.mode(tile.plane, part.index).ok_or_else(crate::unknown_plane)? {
-            Mode::Absmax(absmax) => absmax.dequantize(part.cols, symbols, side, out),
-            Mode::Step(step) => step.dequantize(symbols, escapes, out),
+        let mode = self.mode(tile.plane, part.index).ok_or_else(crate::unknown_plane)?;
+        match MatrixMut::new(out, part.rows, part.cols)? {
+            MatrixMut::Flat(mut out) => mode.dequantize(part.cols, symbols, side, escapes, &mut out),
+            MatrixMut::Strided(mut out) => mode.dequantize(part.cols, symbols, side, escapes, &mut out),
         }
     }
 }

@@ -14,6 +14,7 @@
 //! # Ok::<(), cacheg_core::Error>(())
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use cacheg_core::{
@@ -23,7 +24,7 @@ use cacheg_core::{
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde_json::Value;
 
-use crate::rows::{check_len, flat, flat_mut};
+use crate::rows::{Matrix, MatrixMut, Values, ValuesMut, check_len};
 use crate::settings::NoSettings;
 
 /// The stage's registration.
@@ -85,17 +86,13 @@ impl BoundQuantizer for Bytes {
         side: &mut [u8],
         _: &mut EscapeWriter<'_>,
     ) -> Result<()> {
-        let x = flat(&x, part.rows, part.cols)?;
         let dtype = tile.plane.shape.dtype;
         check_len("symbols", symbols.len(), x.len() * dtype.size())?;
         check_len("bytes of side information", side.len(), 0)?;
-        match dtype.size() {
-            1 => split::<1>(dtype, x, symbols),
-            2 => split::<2>(dtype, x, symbols),
-            4 => split::<4>(dtype, x, symbols),
-            _ => return Err(unknown_size(dtype)),
+        match Matrix::new(x, part.rows, part.cols)? {
+            Matrix::Flat(x) => split(dtype, &x, part, symbols),
+            Matrix::Strided(x) => split(dtype, &x, part, symbols),
         }
-        Ok(())
     }
 
     fn dequantize(
@@ -107,17 +104,13 @@ impl BoundQuantizer for Bytes {
         _: &mut EscapeReader<'_>,
         out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        let out = flat_mut(out, part.rows, part.cols)?;
         let dtype = tile.plane.shape.dtype;
         check_len("symbols", symbols.len(), out.len() * dtype.size())?;
         check_len("bytes of side information", side.len(), 0)?;
-        match dtype.size() {
-            1 => join::<1>(dtype, symbols, out),
-            2 => join::<2>(dtype, symbols, out),
-            4 => join::<4>(dtype, symbols, out),
-            _ => return Err(unknown_size(dtype)),
+        match MatrixMut::new(out, part.rows, part.cols)? {
+            MatrixMut::Flat(mut out) => join(dtype, symbols, part, &mut out),
+            MatrixMut::Strided(mut out) => join(dtype, symbols, part, &mut out),
         }
-        Ok(())
     }
 }
 
@@ -126,32 +119,63 @@ fn unknown_size(dtype: Dtype) -> cacheg_core::Error {
     cacheg_core::Error::unsupported(format!("`bytes` on elements of {} bytes ({dtype})", dtype.size()))
 }
 
-fn split<const SIZE: usize>(dtype: Dtype, x: &[f32], symbols: &mut [u8]) {
-    let len = x.len();
-    let mut narrow = [[0; SIZE]; BLOCK];
-    for (block, x) in x.chunks(BLOCK).enumerate() {
-        let elements = &mut narrow[..x.len()];
-        dtype.narrow(x, elements.as_flattened_mut());
-        for byte in 0..SIZE {
-            let at = byte * len + block * BLOCK;
-            let plane = &mut symbols[at..at + x.len()];
-            plane.iter_mut().zip(&*elements).for_each(|(symbol, element)| *symbol = element[byte]);
+fn split(dtype: Dtype, x: &impl Values, part: &PartCx, symbols: &mut [u8]) -> Result<()> {
+    match dtype.size() {
+        1 => split_sized::<1>(dtype, x, part, symbols),
+        2 => split_sized::<2>(dtype, x, part, symbols),
+        4 => split_sized::<4>(dtype, x, part, symbols),
+        _ => return Err(unknown_size(dtype)),
+    }
+    Ok(())
+}
+
+fn join(dtype: Dtype, symbols: &[u8], part: &PartCx, out: &mut impl ValuesMut) -> Result<()> {
+    match dtype.size() {
+        1 => join_sized::<1>(dtype, symbols, part, out),
+        2 => join_sized::<2>(dtype, symbols, part, out),
+        4 => join_sized::<4>(dtype, symbols, part, out),
+        _ => return Err(unknown_size(dtype)),
+    }
+    Ok(())
+}
+
+/// Runs `f` on runs of at most [`BLOCK`] values: their row, columns, and the number of the first.
+fn blocks(part: &PartCx, mut f: impl FnMut(usize, Range<usize>, usize)) {
+    for row in 0..part.rows {
+        for first in (0..part.cols).step_by(BLOCK) {
+            f(row, first..part.cols.min(first + BLOCK), row * part.cols + first);
         }
     }
 }
 
-fn join<const SIZE: usize>(dtype: Dtype, symbols: &[u8], out: &mut [f32]) {
-    let len = out.len();
+fn split_sized<const SIZE: usize>(dtype: Dtype, x: &impl Values, part: &PartCx, symbols: &mut [u8]) {
+    let mut wide = [0.0; BLOCK];
     let mut narrow = [[0; SIZE]; BLOCK];
-    for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-        let elements = &mut narrow[..out.len()];
+    blocks(part, |row, cols, at| {
+        let len = cols.len();
+        wide.iter_mut().zip(x.values(row, cols)).for_each(|(to, from)| *to = *from);
+        dtype.narrow(&wide[..len], narrow[..len].as_flattened_mut());
         for byte in 0..SIZE {
-            let at = byte * len + block * BLOCK;
-            let plane = &symbols[at..at + out.len()];
-            elements.iter_mut().zip(plane).for_each(|(element, symbol)| element[byte] = *symbol);
+            let at = at + byte * part.rows * part.cols;
+            let plane = &mut symbols[at..at + len];
+            plane.iter_mut().zip(&narrow).for_each(|(symbol, element)| *symbol = element[byte]);
         }
-        dtype.widen(elements.as_flattened(), out);
-    }
+    });
+}
+
+fn join_sized<const SIZE: usize>(dtype: Dtype, symbols: &[u8], part: &PartCx, out: &mut impl ValuesMut) {
+    let mut wide = [0.0; BLOCK];
+    let mut narrow = [[0; SIZE]; BLOCK];
+    blocks(part, |row, cols, at| {
+        let len = cols.len();
+        for byte in 0..SIZE {
+            let at = at + byte * part.rows * part.cols;
+            let plane = &symbols[at..at + len];
+            narrow.iter_mut().zip(plane).for_each(|(element, symbol)| element[byte] = *symbol);
+        }
+        dtype.widen(narrow[..len].as_flattened(), &mut wide[..len]);
+        out.values_mut(row, cols).zip(&wide).for_each(|(to, from)| *to = *from);
+    });
 }
 
 #[cfg(test)]

@@ -27,11 +27,12 @@ use std::sync::Arc;
 use cacheg_core::{
     BindCx, BoundTransform, Build, Plugin, Result, Stage, TileCx, Transform, config, settings,
 };
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::rows::{flat, flat_mut};
+use crate::rows::check;
+use crate::settings::refuse;
 
 /// The stage's registration.
 pub const PLUGIN: Plugin = Plugin {
@@ -47,12 +48,16 @@ pub const PLUGIN: Plugin = Plugin {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where the random signs start.
+    /// Where the random signs start; below 2⁶³.
     pub seed: u64,
 }
 
 fn build(value: &Value) -> Result<Arc<dyn Transform>> {
-    Ok(Arc::new(Hadamard(settings(PLUGIN.name, value)?)))
+    let settings: Settings = settings(PLUGIN.name, value)?;
+    if settings.seed > i64::MAX.cast_unsigned() {
+        return Err(refuse(PLUGIN.name, "seed", "must be below 2^63, as spec strings have signed integers"));
+    }
+    Ok(Arc::new(Hadamard(settings)))
 }
 
 #[derive(Debug)]
@@ -112,16 +117,14 @@ impl BoundTransform for Bound {
         _: usize,
         x: ArrayView2<'_, f32>,
         _: &[ArrayView2<'_, f32>],
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
         let (signs, block, norm) = self.shape(tile)?;
-        let cols = tile.plane.channels();
-        let x = flat(&x, tile.rows, cols)?.chunks_exact(signs.len());
-        for (out, x) in flat_mut(out, tile.rows, cols)?.chunks_exact_mut(signs.len()).zip(x) {
-            for ((out, x), sign) in out.iter_mut().zip(x).zip(signs) {
-                *out = x * norm * sign;
-            }
-            out.chunks_exact_mut(block).for_each(butterflies);
+        check(x.dim(), tile.rows, tile.plane.channels())?;
+        check(out.dim(), tile.rows, tile.plane.channels())?;
+        for (mut out, x) in out.outer_iter_mut().zip(x.outer_iter()) {
+            with_signs(out.view_mut(), x, signs, |out, x, sign| *out = x * norm * sign);
+            transform(out, block);
         }
         Ok(())
     }
@@ -130,38 +133,93 @@ impl BoundTransform for Bound {
         &self,
         tile: &TileCx<'_>,
         parts: &[ArrayView2<'_, f32>],
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
         let (signs, block, norm) = self.shape(tile)?;
-        let cols = tile.plane.channels();
-        let y = flat(crate::only(parts)?, tile.rows, cols)?.chunks_exact(signs.len());
-        for (out, y) in flat_mut(out, tile.rows, cols)?.chunks_exact_mut(signs.len()).zip(y) {
-            out.iter_mut().zip(y).for_each(|(out, y)| *out = y * norm);
-            out.chunks_exact_mut(block).for_each(butterflies);
-            out.iter_mut().zip(signs).for_each(|(out, sign)| *out *= sign);
+        let y = crate::only(parts)?;
+        check(y.dim(), tile.rows, tile.plane.channels())?;
+        check(out.dim(), tile.rows, tile.plane.channels())?;
+        for (mut out, y) in out.outer_iter_mut().zip(y.outer_iter()) {
+            with_signs(out.view_mut(), y, signs, |out, y, _| *out = y * norm);
+            transform(out.view_mut(), block);
+            with_signs(out, y, signs, |out, _, sign| *out *= sign);
         }
         Ok(())
     }
 }
 
-/// The Walsh–Hadamard transform without its norm; the length is a power of two.
+/// Runs `op` on each element of a row of `out`, of `x`, and the sign of its channel.
+#[inline(always)]
+fn with_signs(
+    mut out: ArrayViewMut1<'_, f32>,
+    x: ArrayView1<'_, f32>,
+    signs: &[f32],
+    op: impl Fn(&mut f32, f32, f32),
+) {
+    if let (Some(out), Some(x)) = (out.as_slice_mut(), x.as_slice()) {
+        for (out, x) in out.chunks_exact_mut(signs.len()).zip(x.chunks_exact(signs.len())) {
+            out.iter_mut().zip(x).zip(signs).for_each(|((out, x), sign)| op(out, *x, *sign));
+        }
+    } else {
+        out.iter_mut().zip(x).zip(signs.iter().cycle()).for_each(|((out, x), sign)| op(out, *x, *sign));
+    }
+}
+
+/// Transforms all blocks of a row.
+fn transform(mut row: ArrayViewMut1<'_, f32>, block: usize) {
+    match row.as_slice_mut() {
+        Some(row) => row.chunks_exact_mut(block).for_each(butterflies),
+        None => {
+            for first in (0..row.len()).step_by(block) {
+                butterflies_strided(row.slice_mut(s![first..first + block]));
+            }
+        }
+    }
+}
+
+/// The Walsh–Hadamard transform without its norm; the length is a power of two. Two distances are done at a
+/// time, which halves the trips through memory and changes no bit.
 fn butterflies(block: &mut [f32]) {
     let mut distance = 1;
     if block.len() >= 4 {
-        // Distances 1 and 2 at once, as neighbours share a SIMD register.
         for quad in block.as_chunks_mut::<4>().0 {
             let [a, b, c, d] = *quad;
-            let (e, f, g, h) = (a + b, a - b, c + d, c - d);
-            *quad = [e + g, f + h, e - g, f - h];
+            *quad = twice(a, b, c, d);
         }
         distance = 4;
     }
-    while distance < block.len() {
-        for pair in block.chunks_exact_mut(2 * distance) {
-            let (low, high) = pair.split_at_mut(distance);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
+    while 2 * distance < block.len() {
+        for quad in block.chunks_exact_mut(4 * distance) {
+            let (low, high) = quad.split_at_mut(2 * distance);
+            let ((a, b), (c, d)) = (low.split_at_mut(distance), high.split_at_mut(distance));
+            for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+                [*a, *b, *c, *d] = twice(*a, *b, *c, *d);
             }
+        }
+        distance *= 4;
+    }
+    if distance < block.len() {
+        let (low, high) = block.split_at_mut(distance);
+        for (a, b) in low.iter_mut().zip(high) {
+            (*a, *b) = (*a + *b, *a - *b);
+        }
+    }
+}
+
+/// Butterflies of neighbours, then of neighbours' neighbours.
+#[inline(always)]
+fn twice(a: f32, b: f32, c: f32, d: f32) -> [f32; 4] {
+    let (e, f, g, h) = (a + b, a - b, c + d, c - d);
+    [e + g, f + h, e - g, f - h]
+}
+
+/// As [`butterflies`], of a view that is no slice.
+fn butterflies_strided(mut block: ArrayViewMut1<'_, f32>) {
+    let mut distance = 1;
+    while distance < block.len() {
+        for at in (0..block.len()).filter(|at| at & distance == 0) {
+            let (a, b) = (block[at], block[at + distance]);
+            (block[at], block[at + distance]) = (a + b, a - b);
         }
         distance *= 2;
     }

@@ -18,7 +18,7 @@ use cacheg_core::{
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde_json::Value;
 
-use crate::rows::{flat, flat_mut};
+use crate::rows::check;
 use crate::settings::NoSettings;
 
 /// The stage's registration.
@@ -77,9 +77,10 @@ impl BoundTransform for Identity {
     }
 }
 
-fn copy(tile: &TileCx<'_>, x: &ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) -> Result<()> {
-    let cols = tile.plane.channels();
-    flat_mut(out, tile.rows, cols)?.copy_from_slice(flat(x, tile.rows, cols)?);
+fn copy(tile: &TileCx<'_>, x: &ArrayView2<'_, f32>, mut out: ArrayViewMut2<'_, f32>) -> Result<()> {
+    check(x.dim(), tile.rows, tile.plane.channels())?;
+    check(out.dim(), tile.rows, tile.plane.channels())?;
+    out.assign(x);
     Ok(())
 }
 

@@ -22,8 +22,8 @@
 //! after `hadamard` if there are outliers. With an entropy coder and a profile, `bins(step=…)` after
 //! `unrope | mean` is the best of these; `anchor-delta` is there to be CacheGen.
 //!
-//! Stages take row-major matrices without gaps, as the pipeline in `cacheg-core` passes them; others are an
-//! error.
+//! Stages take matrices of any layout, but are fast on row-major ones, as the pipeline in `cacheg-core` passes
+//! them.
 
 pub mod anchor_delta;
 pub mod bins;

@@ -21,12 +21,12 @@ use cacheg_core::{
     Accumulator, BindCx, BoundTransform, Build, Calibrator, Error, PartCx, Plane, Plugin, Result, Seen,
     Source, Stage, StageData, TileCx, Transform, config, settings,
 };
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2};
 use serde_json::Value;
 
 use crate::carried;
 use crate::rounding::not_finite;
-use crate::rows::{flat, flat_mut};
+use crate::rows::{check, combine};
 use crate::settings::NoSettings;
 
 /// The stage's registration.
@@ -88,16 +88,14 @@ impl Bound {
         &self,
         tile: &TileCx<'_>,
         x: &ArrayView2<'_, f32>,
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
         op: impl Fn(f32, f32) -> f32,
     ) -> Result<()> {
         let mean = self.means.get(tile.plane.index).ok_or_else(crate::unknown_plane)?;
-        let cols = mean.len();
-        let out = flat_mut(out, tile.rows, cols)?;
-        for (out, x) in out.chunks_exact_mut(cols).zip(flat(x, tile.rows, cols)?.chunks_exact(cols)) {
-            for ((out, x), mean) in out.iter_mut().zip(x).zip(mean) {
-                *out = op(*x, *mean);
-            }
+        check(x.dim(), tile.rows, mean.len())?;
+        check(out.dim(), tile.rows, mean.len())?;
+        for (out, x) in out.outer_iter_mut().zip(x.outer_iter()) {
+            combine(out, x, ArrayView1::from(mean), &op);
         }
         Ok(())
     }
@@ -153,8 +151,8 @@ impl Accumulator for Sums {
         let Seen::Values(x) = seen else {
             return Err(Error::data("means are taken from values, not from symbols"));
         };
-        let cols = self.sums.len();
-        for row in flat(&x, tile.rows, cols)?.chunks_exact(cols) {
+        check(x.dim(), tile.rows, self.sums.len())?;
+        for row in x.outer_iter() {
             self.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
         }
         self.rows += tile.rows as u64;

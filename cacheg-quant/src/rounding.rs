@@ -16,54 +16,72 @@ pub(crate) fn round_even(y: f32) -> i32 {
 ///
 /// # Errors
 /// If a value is not finite.
-pub(crate) fn absmax(values: &[f32]) -> Result<f32> {
+#[inline(always)]
+pub(crate) fn absmax<'v>(values: impl Iterator<Item = &'v f32>) -> Result<f32> {
     // Magnitudes of floats order like their bits; unlike floats, integers may be reduced in any order.
     let magnitude = |v: &f32| (v.to_bits() & 0x7fff_ffff).cast_signed();
-    let max = f32::from_bits(values.iter().map(magnitude).fold(0, i32::max).cast_unsigned());
+    let max = f32::from_bits(values.map(magnitude).fold(0, i32::max).cast_unsigned());
     if max.is_finite() { Ok(max) } else { Err(not_finite()) }
 }
 
-/// An integer that orders like the float, −0 below +0; its own inverse.
+/// An integer that orders like the float of these bits, −0 below +0; its own inverse.
 #[inline(always)]
-pub(crate) fn ordered(bits: i32) -> i32 {
+fn ordered(bits: i32) -> i32 {
     bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
 }
 
-/// The smallest and the largest of some values.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Range {
-    low: i32,
-    high: i32,
+/// Smallest and largest of some values.
+///
+/// # Errors
+/// If there are none, or one is not finite.
+#[inline(always)]
+pub(crate) fn extremes<'v>(values: impl Iterator<Item = &'v f32> + Clone) -> Result<(f32, f32)> {
+    let key = |v: &f32| ordered(v.to_bits().cast_signed());
+    // Two passes: each is a plain reduction.
+    let low = values.clone().map(key).fold(i32::MAX, i32::min);
+    let high = values.map(key).fold(i32::MIN, i32::max);
+    ends(low, high)
 }
 
-impl Range {
-    /// Of no values.
-    pub(crate) const EMPTY: Self = Self { low: i32::MAX, high: i32::MIN };
+/// Smallest and largest values of up to `N` columns, gathered row by row.
+#[derive(Debug)]
+pub(crate) struct Extremes<const N: usize> {
+    low: [i32; N],
+    high: [i32; N],
+}
 
-    /// Of these values.
-    pub(crate) fn of(values: &[f32]) -> Self {
-        values.iter().fold(Self::EMPTY, |range, v| range.with(*v))
-    }
+impl<const N: usize> Extremes<N> {
+    /// Of no rows.
+    pub(crate) const EMPTY: Self = Self { low: [i32::MAX; N], high: [i32::MIN; N] };
 
-    /// Of one more value.
+    /// Takes one more row.
     #[inline(always)]
-    pub(crate) fn with(self, value: f32) -> Self {
-        let key = ordered(value.to_bits().cast_signed());
-        Self { low: self.low.min(key), high: self.high.max(key) }
+    pub(crate) fn add<'v>(&mut self, row: impl Iterator<Item = &'v f32>) {
+        for ((low, high), v) in self.low.iter_mut().zip(&mut self.high).zip(row) {
+            let key = ordered(v.to_bits().cast_signed());
+            *low = key.min(*low);
+            *high = key.max(*high);
+        }
     }
 
-    /// Smallest and largest value.
+    /// Smallest and largest value of each column.
     ///
     /// # Errors
-    /// If there are none, or one is not finite.
-    pub(crate) fn ends(self) -> Result<(f32, f32)> {
-        let value = |key| f32::from_bits(ordered(key).cast_unsigned());
-        let (low, high) = (value(self.low), value(self.high));
-        if low.is_finite() && high.is_finite() { Ok((low, high)) } else { Err(not_finite()) }
+    /// Each fails if there are none, or one is not finite.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = Result<(f32, f32)>> {
+        self.low.iter().zip(&self.high).map(|(low, high)| ends(*low, *high))
     }
+}
+
+#[inline(always)]
+fn ends(low: i32, high: i32) -> Result<(f32, f32)> {
+    let value = |key| f32::from_bits(ordered(key).cast_unsigned());
+    let (low, high) = (value(low), value(high));
+    if low.is_finite() && high.is_finite() { Ok((low, high)) } else { Err(not_finite()) }
 }
 
 /// The error for values that no lossy stage can take.
+#[cold]
 pub(crate) fn not_finite() -> Error {
     Error::data("a value is not finite (NaN, infinite, or a transform overflowed)")
 }
@@ -86,16 +104,21 @@ mod tests {
     }
 
     #[test]
-    fn extremes() {
+    fn largest_and_smallest() {
         let values = [0.5, -3.0, -0.0, 2.0, 1e-40];
-        assert_eq!(absmax(&values).unwrap(), 3.0);
-        assert_eq!(absmax(&[]).unwrap(), 0.0);
-        assert_eq!(Range::of(&values).ends().unwrap(), (-3.0, 2.0));
-        assert_eq!(Range::of(&[1e-40, 1e30]).ends().unwrap(), (1e-40, 1e30));
-        assert!(Range::EMPTY.ends().is_err());
+        assert_eq!(absmax(values.iter()).unwrap(), 3.0);
+        assert_eq!(absmax([].iter()).unwrap(), 0.0);
+        assert_eq!(extremes(values.iter()).unwrap(), (-3.0, 2.0));
+        assert_eq!(extremes([1e-40, 1e30].iter()).unwrap(), (1e-40, 1e30));
+        assert!(extremes([].iter()).is_err());
+        let mut columns = Extremes::<4>::EMPTY;
+        columns.add([1.0, -1.0, f32::NAN].iter());
+        columns.add([3.0, -2.0, 0.0].iter());
+        let ends: Vec<_> = columns.columns().map(Result::ok).collect();
+        assert_eq!(ends, [Some((1.0, 3.0)), Some((-2.0, -1.0)), None, None]);
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert!(absmax(&[1.0, bad]).is_err());
-            assert!(Range::of(&[1.0, bad]).ends().is_err(), "{bad}");
+            assert!(absmax([1.0, bad].iter()).is_err());
+            assert!(extremes([1.0, bad].iter()).is_err(), "{bad}");
         }
     }
 }

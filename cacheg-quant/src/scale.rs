@@ -93,6 +93,7 @@ impl ScaleFormat {
         if code < 0x8000 && v.is_finite() { Ok(v) } else { Err(impossible()) }
     }
 
+    #[cold]
     fn out_of_range(self, v: f32) -> Error {
         match self {
             Self::F16 => Error::data(format!("scale {v:e} is beyond f16; use `scale=bf16`")),
@@ -102,6 +103,7 @@ impl ScaleFormat {
 }
 
 /// The error for side information that no encoder writes.
+#[cold]
 pub(crate) fn impossible() -> Error {
     Error::corrupt("an impossible scale")
 }

@@ -46,8 +46,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ScaleFormat;
-use crate::rounding::Range;
-use crate::rows::{check_len, flat, flat_mut};
+use crate::rounding::Extremes;
+use crate::rows::{Matrix, MatrixMut, Values, ValuesMut, check_len};
 use crate::settings::{at_most_two, refuse};
 use grid::{Grid, Rule};
 
@@ -179,26 +179,44 @@ impl Layout {
     }
 
     /// Channels (or rows) of a group in a part.
-    fn group_of(&self, rows: usize, cols: usize) -> usize {
+    fn group_of(&self, part: &PartCx) -> usize {
         match (self.group, self.axis) {
-            (0, Axis::Token) => cols.max(1),
-            (0, Axis::Channel) => rows.max(1),
+            (0, Axis::Token) => part.cols.max(1),
+            (0, Axis::Channel) => part.rows.max(1),
             (group, _) => group,
         }
     }
 
     /// Groups of a part.
-    fn groups(&self, rows: usize, cols: usize) -> usize {
-        let group = self.group_of(rows, cols);
+    fn groups(&self, part: &PartCx) -> usize {
+        let group = self.group_of(part);
         match self.axis {
-            Axis::Token => rows * cols.div_ceil(group),
-            Axis::Channel => rows.div_ceil(group) * cols,
+            Axis::Token => part.rows * part.cols.div_ceil(group),
+            Axis::Channel => part.rows.div_ceil(group) * part.cols,
         }
     }
 }
 
 /// Channels whose grids are held on the stack at a time.
 const BLOCK: usize = 64;
+
+/// The grids of up to [`BLOCK`] channels, apart, as SIMD likes them.
+struct Grids {
+    offsets: [f32; BLOCK],
+    scales: [f32; BLOCK],
+}
+
+impl Grids {
+    const ZERO: Self = Self { offsets: [0.0; BLOCK], scales: [0.0; BLOCK] };
+
+    fn set(&mut self, channel: usize, grid: Grid) {
+        (self.offsets[channel], self.scales[channel]) = (grid.offset, grid.scale);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Grid> {
+        self.offsets.iter().zip(&self.scales).map(|(offset, scale)| Grid { offset: *offset, scale: *scale })
+    }
+}
 
 #[derive(Debug)]
 struct Bound {
@@ -214,7 +232,7 @@ impl BoundQuantizer for Bound {
 
     fn side_len(&self, plane: &Plane, part: &PartCx) -> usize {
         let layout = layout_of(&self.layouts, plane);
-        layout.groups(part.rows, part.cols) * layout.rule.side_len()
+        layout.groups(part) * layout.rule.side_len()
     }
 
     fn row_multiple(&self) -> usize {
@@ -230,15 +248,12 @@ impl BoundQuantizer for Bound {
         side: &mut [u8],
         _: &mut EscapeWriter<'_>,
     ) -> Result<()> {
-        let (rows, cols) = (part.rows, part.cols);
         let layout = layout_of(&self.layouts, tile.plane);
-        let x = flat(&x, rows, cols)?;
         check_len("symbols", symbols.len(), x.len())?;
         check_len("bytes of side information", side.len(), self.side_len(tile.plane, part))?;
-        let group = layout.group_of(rows, cols);
-        match layout.axis {
-            Axis::Token => quantize_by_token(&layout.rule, group, cols, x, symbols, side),
-            Axis::Channel => quantize_by_channel(&layout.rule, group, cols, x, symbols, side),
+        match Matrix::new(x, part.rows, part.cols)? {
+            Matrix::Flat(x) => layout.quantize(part, &x, symbols, side),
+            Matrix::Strided(x) => layout.quantize(part, &x, symbols, side),
         }
     }
 
@@ -251,119 +266,135 @@ impl BoundQuantizer for Bound {
         _: &mut EscapeReader<'_>,
         out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        let (rows, cols) = (part.rows, part.cols);
         let layout = layout_of(&self.layouts, tile.plane);
-        let out = flat_mut(out, rows, cols)?;
         check_len("symbols", symbols.len(), out.len())?;
         if side.len() != self.side_len(tile.plane, part) {
             return Err(Error::corrupt("side information of a wrong length"));
         }
-        let group = layout.group_of(rows, cols);
-        match layout.axis {
-            Axis::Token => dequantize_by_token(&layout.rule, group, cols, symbols, side, out),
-            Axis::Channel => dequantize_by_channel(&layout.rule, group, cols, symbols, side, out),
+        match MatrixMut::new(out, part.rows, part.cols)? {
+            MatrixMut::Flat(mut out) => layout.dequantize(part, symbols, side, &mut out),
+            MatrixMut::Strided(mut out) => layout.dequantize(part, symbols, side, &mut out),
         }
     }
 }
 
-fn quantize_by_token(
-    rule: &Rule,
-    group: usize,
-    cols: usize,
-    x: &[f32],
-    symbols: &mut [u8],
-    side: &mut [u8],
-) -> Result<()> {
-    let mut side = side.chunks_exact_mut(rule.side_len());
-    for (x, symbols) in x.chunks_exact(cols).zip(symbols.chunks_exact_mut(cols)) {
-        for ((x, symbols), side) in x.chunks(group).zip(symbols.chunks_mut(group)).zip(&mut side) {
-            let grid = rule.encode(Range::of(x), side)?;
-            symbols.iter_mut().zip(x).for_each(|(symbol, x)| *symbol = grid.symbol(*x, rule.centre()));
+impl Layout {
+    fn quantize(&self, part: &PartCx, x: &impl Values, symbols: &mut [u8], side: &mut [u8]) -> Result<()> {
+        match self.axis {
+            Axis::Token => self.quantize_by_token(part, x, symbols, side),
+            Axis::Channel => self.quantize_by_channel(part, x, symbols, side),
         }
     }
-    Ok(())
-}
 
-fn dequantize_by_token(
-    rule: &Rule,
-    group: usize,
-    cols: usize,
-    symbols: &[u8],
-    side: &[u8],
-    out: &mut [f32],
-) -> Result<()> {
-    let mut side = side.chunks_exact(rule.side_len());
-    for (symbols, out) in symbols.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
-        for ((symbols, out), side) in symbols.chunks(group).zip(out.chunks_mut(group)).zip(&mut side) {
-            let grid = rule.decode(side)?;
-            out.iter_mut().zip(symbols).for_each(|(out, symbol)| *out = grid.value(*symbol, rule.centre()));
+    fn dequantize(&self, part: &PartCx, symbols: &[u8], side: &[u8], out: &mut impl ValuesMut) -> Result<()> {
+        match self.axis {
+            Axis::Token => self.dequantize_by_token(part, symbols, side, out),
+            Axis::Channel => self.dequantize_by_channel(part, symbols, side, out),
         }
     }
-    Ok(())
-}
 
-fn quantize_by_channel(
-    rule: &Rule,
-    group: usize,
-    cols: usize,
-    x: &[f32],
-    symbols: &mut [u8],
-    side: &mut [u8],
-) -> Result<()> {
-    let unit = rule.side_len();
-    let groups = x.chunks(group * cols).zip(symbols.chunks_mut(group * cols));
-    for ((x, symbols), side) in groups.zip(side.chunks_exact_mut(cols * unit)) {
-        for first in (0..cols).step_by(BLOCK) {
-            let block = first..cols.min(first + BLOCK);
-            let mut ranges = [Range::EMPTY; BLOCK];
-            for x in x.chunks_exact(cols) {
-                for (range, x) in ranges.iter_mut().zip(&x[block.clone()]) {
-                    *range = range.with(*x);
+    fn quantize_by_token(
+        &self,
+        part: &PartCx,
+        x: &impl Values,
+        symbols: &mut [u8],
+        side: &mut [u8],
+    ) -> Result<()> {
+        let (rule, group) = (&self.rule, self.group_of(part));
+        let mut side = side.chunks_exact_mut(rule.side_len());
+        for (row, symbols) in symbols.chunks_exact_mut(part.cols).enumerate() {
+            for ((index, symbols), side) in symbols.chunks_mut(group).enumerate().zip(&mut side) {
+                let first = index * group;
+                let x = x.values(row, first..first + symbols.len());
+                let grid = rule.encode(x.clone(), side)?;
+                symbols.iter_mut().zip(x).for_each(|(symbol, x)| *symbol = grid.symbol(*x, rule.centre()));
+            }
+        }
+        Ok(())
+    }
+
+    fn dequantize_by_token(
+        &self,
+        part: &PartCx,
+        symbols: &[u8],
+        side: &[u8],
+        out: &mut impl ValuesMut,
+    ) -> Result<()> {
+        let (rule, group) = (&self.rule, self.group_of(part));
+        let mut side = side.chunks_exact(rule.side_len());
+        for (row, symbols) in symbols.chunks_exact(part.cols).enumerate() {
+            for ((index, symbols), side) in symbols.chunks(group).enumerate().zip(&mut side) {
+                let first = index * group;
+                let grid = rule.decode(side)?;
+                let out = out.values_mut(row, first..first + symbols.len());
+                out.zip(symbols).for_each(|(out, symbol)| *out = grid.value(*symbol, rule.centre()));
+            }
+        }
+        Ok(())
+    }
+
+    fn quantize_by_channel(
+        &self,
+        part: &PartCx,
+        x: &impl Values,
+        symbols: &mut [u8],
+        side: &mut [u8],
+    ) -> Result<()> {
+        let (rule, cols, unit) = (&self.rule, part.cols, self.rule.side_len());
+        let group = self.group_of(part);
+        let side = side.chunks_exact_mut(cols * unit);
+        for ((index, symbols), side) in symbols.chunks_mut(group * cols).enumerate().zip(side) {
+            for first in (0..cols).step_by(BLOCK) {
+                let block = first..cols.min(first + BLOCK);
+                let mut ends = Extremes::<BLOCK>::EMPTY;
+                for row in index * group..index * group + symbols.len() / cols {
+                    ends.add(x.values(row, block.clone()));
                 }
-            }
-            let mut grids = [Grid::ZERO; BLOCK];
-            let side = side[block.start * unit..block.end * unit].chunks_exact_mut(unit);
-            for ((grid, range), side) in grids.iter_mut().zip(ranges).zip(side) {
-                *grid = rule.encode(range, side)?;
-            }
-            for (x, symbols) in x.chunks_exact(cols).zip(symbols.chunks_exact_mut(cols)) {
-                let (x, symbols) = (&x[block.clone()], &mut symbols[block.clone()]);
-                for ((symbol, x), grid) in symbols.iter_mut().zip(x).zip(&grids) {
-                    *symbol = grid.symbol(*x, rule.centre());
+                let mut grids = Grids::ZERO;
+                let side = side[block.start * unit..block.end * unit].chunks_exact_mut(unit);
+                for (column, (ends, side)) in ends.columns().zip(side).enumerate() {
+                    let (low, high) = ends?;
+                    grids.set(column, rule.encode_ends(low, high, side)?);
                 }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn dequantize_by_channel(
-    rule: &Rule,
-    group: usize,
-    cols: usize,
-    symbols: &[u8],
-    side: &[u8],
-    out: &mut [f32],
-) -> Result<()> {
-    let unit = rule.side_len();
-    let groups = symbols.chunks(group * cols).zip(out.chunks_mut(group * cols));
-    for ((symbols, out), side) in groups.zip(side.chunks_exact(cols * unit)) {
-        for first in (0..cols).step_by(BLOCK) {
-            let block = first..cols.min(first + BLOCK);
-            let mut grids = [Grid::ZERO; BLOCK];
-            let side = side[block.start * unit..block.end * unit].chunks_exact(unit);
-            for (grid, side) in grids.iter_mut().zip(side) {
-                *grid = rule.decode(side)?;
-            }
-            for (symbols, out) in symbols.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
-                let (symbols, out) = (&symbols[block.clone()], &mut out[block.clone()]);
-                for ((out, symbol), grid) in out.iter_mut().zip(symbols).zip(&grids) {
-                    *out = grid.value(*symbol, rule.centre());
+                for (row, symbols) in (index * group..).zip(symbols.chunks_exact_mut(cols)) {
+                    let values = symbols[block.clone()].iter_mut().zip(x.values(row, block.clone()));
+                    for ((symbol, x), grid) in values.zip(grids.iter()) {
+                        *symbol = grid.symbol(*x, rule.centre());
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn dequantize_by_channel(
+        &self,
+        part: &PartCx,
+        symbols: &[u8],
+        side: &[u8],
+        out: &mut impl ValuesMut,
+    ) -> Result<()> {
+        let (rule, cols, unit) = (&self.rule, part.cols, self.rule.side_len());
+        let group = self.group_of(part);
+        let side = side.chunks_exact(cols * unit);
+        for ((index, symbols), side) in symbols.chunks(group * cols).enumerate().zip(side) {
+            for first in (0..cols).step_by(BLOCK) {
+                let block = first..cols.min(first + BLOCK);
+                let mut grids = Grids::ZERO;
+                let side = side[block.start * unit..block.end * unit].chunks_exact(unit);
+                for (column, side) in side.enumerate() {
+                    grids.set(column, rule.decode(side)?);
+                }
+                for (row, symbols) in (index * group..).zip(symbols.chunks_exact(cols)) {
+                    let values = out.values_mut(row, block.clone()).zip(&symbols[block.clone()]);
+                    for ((out, symbol), grid) in values.zip(grids.iter()) {
+                        *out = grid.value(*symbol, rule.centre());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -26,10 +26,10 @@ use cacheg_core::{
     BindCx, BoundTransform, Build, Error, Pairing, Plugin, Result, ResultExt, Rope, Stage, TileCx, Transform,
     config, settings,
 };
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 use serde_json::Value;
 
-use crate::rows::{flat, flat_mut};
+use crate::rows::check;
 use crate::settings::NoSettings;
 
 /// The stage's registration.
@@ -130,14 +130,14 @@ impl Rotation {
     }
 
     /// Rotates all heads of all rows in place, forwards as the model does, or back.
-    fn apply(&self, back: bool, position: u64, rows: &mut [f32], cols: usize) {
+    fn apply(&self, back: bool, position: u64, mut rows: ArrayViewMut2<'_, f32>) {
         let mut cos = [0.0f64; BLOCK];
         let mut sin = [0.0f64; BLOCK];
         let mut cos32 = [0.0f32; BLOCK];
         let mut sin32 = [0.0f32; BLOCK];
         for (block, pairs) in self.pairs.chunks(BLOCK).enumerate() {
             let n = pairs.len();
-            for (r, row) in rows.chunks_exact_mut(cols).enumerate() {
+            for (r, mut row) in rows.outer_iter_mut().enumerate() {
                 if r % FRESH == 0 {
                     // Wrapping, as a corrupt container may claim any position.
                     let position = position.wrapping_add(r as u64) as f64;
@@ -153,9 +153,16 @@ impl Rotation {
                 let sign = if back { 1.0 } else { -1.0 };
                 sin32.iter_mut().zip(&sin).for_each(|(to, from)| *to = (sign * *from) as f32);
                 let (cos, sin) = (&cos32[..n], &sin32[..n]);
-                for head in row.chunks_exact_mut(self.head_dim) {
-                    let rotated = &mut head[self.start..self.start + 2 * self.pairs.len()];
-                    rotate(self.pairing, rotated, block * BLOCK, cos, sin);
+                let rotated = self.start..self.start + 2 * self.pairs.len();
+                if let Some(row) = row.as_slice_mut() {
+                    for head in row.chunks_exact_mut(self.head_dim) {
+                        rotate(self.pairing, &mut head[rotated.clone()], block * BLOCK, cos, sin);
+                    }
+                } else {
+                    for head in (0..row.len()).step_by(self.head_dim) {
+                        let rotated = row.slice_mut(s![head + rotated.start..head + rotated.end]);
+                        rotate_strided(self.pairing, rotated, block * BLOCK, cos, sin);
+                    }
                 }
             }
         }
@@ -183,6 +190,25 @@ fn rotate(pairing: Pairing, rotated: &mut [f32], first: usize, cos: &[f32], sin:
     }
 }
 
+/// As [`rotate`], of a view that is no slice.
+fn rotate_strided(
+    pairing: Pairing,
+    mut rotated: ArrayViewMut1<'_, f32>,
+    first: usize,
+    cos: &[f32],
+    sin: &[f32],
+) {
+    let half = rotated.len() / 2;
+    for (i, (cos, sin)) in (first..).zip(cos.iter().zip(sin)) {
+        let (at_a, at_b) = match pairing {
+            Pairing::Half => (i, half + i),
+            Pairing::Interleaved => (2 * i, 2 * i + 1),
+        };
+        let (a, b) = (rotated[at_a], rotated[at_b]);
+        (rotated[at_a], rotated[at_b]) = (a * cos + b * sin, b * cos - a * sin);
+    }
+}
+
 #[derive(Debug)]
 struct Bound {
     by_plane: Vec<Option<Arc<Rotation>>>,
@@ -194,14 +220,15 @@ impl Bound {
         tile: &TileCx<'_>,
         back: bool,
         x: &ArrayView2<'_, f32>,
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
         let rotation = self.by_plane.get(tile.plane.index).ok_or_else(crate::unknown_plane)?;
         let cols = tile.plane.channels();
-        let out = flat_mut(out, tile.rows, cols)?;
-        out.copy_from_slice(flat(x, tile.rows, cols)?);
+        check(x.dim(), tile.rows, cols)?;
+        check(out.dim(), tile.rows, cols)?;
+        out.assign(x);
         if let Some(rotation) = rotation {
-            rotation.apply(back, tile.position, out, cols);
+            rotation.apply(back, tile.position, out);
         }
         Ok(())
     }

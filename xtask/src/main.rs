@@ -101,7 +101,8 @@ fn check() -> Result {
 fn each_feature() -> Result {
     for package in msrv::packages(&root())? {
         let name = package["name"].as_str().unwrap_or_default().to_owned();
-        let features = package["features"].as_object().map(|f| f.keys().cloned().collect()).unwrap_or_default();
+        let features =
+            package["features"].as_object().map(|f| f.keys().cloned().collect()).unwrap_or_default();
         let features: Vec<String> = features;
         cargo("", &[], &["check", "-p", &name, "--no-default-features"])?;
         for feature in features.iter().filter(|feature| *feature != "default") {
@@ -135,7 +136,18 @@ fn fuzz(args: &[&str]) -> Result {
             "rustup",
             "",
             &[],
-            &["run", "nightly", "cargo", "fuzz", "run", target, "--", &time, "-rss_limit_mb=2048", "-timeout=20"],
+            &[
+                "run",
+                "nightly",
+                "cargo",
+                "fuzz",
+                "run",
+                target,
+                "--",
+                &time,
+                "-rss_limit_mb=2048",
+                "-timeout=20",
+            ],
         )?;
     }
     Ok(())

@@ -4,6 +4,7 @@ use cacheg_core::{Alphabet, Error, Result};
 
 use crate::ScaleFormat;
 use crate::rounding::{absmax, round_even};
+use crate::rows::{Values, ValuesMut};
 use crate::scale::{get, impossible};
 
 /// One part's bins.
@@ -33,12 +34,19 @@ impl Absmax {
         (f32::from(self.bins - 1 - self.centre()) * max).is_finite()
     }
 
-    pub(super) fn quantize(&self, cols: usize, x: &[f32], symbols: &mut [u8], side: &mut [u8]) -> Result<()> {
+    pub(super) fn quantize(
+        &self,
+        cols: usize,
+        x: &impl Values,
+        symbols: &mut [u8],
+        side: &mut [u8],
+    ) -> Result<()> {
         let centre = i32::from(self.centre());
         let c = centre as f32;
-        let rows = x.chunks_exact(cols).zip(symbols.chunks_exact_mut(cols));
-        for ((x, symbols), side) in rows.zip(side.as_chunks_mut::<2>().0) {
-            let code = self.format.up(absmax(x)?)?;
+        let rows = symbols.chunks_exact_mut(cols).zip(side.as_chunks_mut::<2>().0);
+        for (row, (symbols, side)) in rows.enumerate() {
+            let x = x.values(row, 0..cols);
+            let code = self.format.up(absmax(x.clone())?)?;
             *side = code.to_le_bytes();
             let max = self.format.value(code);
             if !self.fits(max) {
@@ -53,16 +61,22 @@ impl Absmax {
         Ok(())
     }
 
-    pub(super) fn dequantize(&self, cols: usize, symbols: &[u8], side: &[u8], out: &mut [f32]) -> Result<()> {
+    pub(super) fn dequantize(
+        &self,
+        cols: usize,
+        symbols: &[u8],
+        side: &[u8],
+        out: &mut impl ValuesMut,
+    ) -> Result<()> {
         let centre = i32::from(self.centre());
         let c = centre as f32;
         let scales = side.as_chunks::<2>().0;
-        for (row, (symbols, out)) in symbols.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).enumerate() {
+        for (row, symbols) in symbols.chunks_exact(cols).enumerate() {
             let max = self.format.read_scale(get(scales, row)?)?;
             if !self.fits(max) {
                 return Err(impossible());
             }
-            for (out, symbol) in out.iter_mut().zip(symbols) {
+            for (out, symbol) in out.values_mut(row, 0..cols).zip(symbols) {
                 *out = (i32::from(*symbol) - centre) as f32 * max / c;
             }
         }

@@ -6,7 +6,7 @@ use cacheg_core::{
 
 use crate::carried;
 use crate::rounding::not_finite;
-use crate::rows::flat;
+use crate::rows::check;
 
 const TENSOR: &str = "sigma";
 
@@ -85,12 +85,11 @@ impl Accumulator for Parts {
         if *role == Role::Anchor {
             return Ok(());
         }
-        for row in flat(&x, part.rows, part.cols)?.chunks_exact(part.cols) {
-            for x in row {
-                let x = f64::from(*x);
-                moments.sum += x;
-                moments.squares += x * x;
-            }
+        check(x.dim(), part.rows, part.cols)?;
+        for x in x {
+            let x = f64::from(*x);
+            moments.sum += x;
+            moments.squares += x * x;
         }
         moments.count += (part.rows * part.cols) as u64;
         Ok(())

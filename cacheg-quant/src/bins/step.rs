@@ -4,6 +4,7 @@ use cacheg_core::{Alphabet, Error, EscapeReader, EscapeWriter, Result};
 
 use crate::carried;
 use crate::rounding::{not_finite, round_even};
+use crate::rows::{Values, ValuesMut};
 
 /// One part's step.
 #[derive(Debug)]
@@ -30,27 +31,31 @@ impl Step {
 
     pub(super) fn quantize(
         &self,
-        x: &[f32],
+        cols: usize,
+        x: &impl Values,
         symbols: &mut [u8],
         escapes: &mut EscapeWriter<'_>,
     ) -> Result<()> {
         let (escape, reach) = (i32::from(self.escape()), i32::from(self.reach));
-        let mut escaped = false;
-        for (symbol, x) in symbols.iter_mut().zip(x) {
-            // Far beyond any reach, but where `round_even` works; NaN fails both comparisons and becomes an
-            // integer that is far outside, too.
-            let y = x / self.step;
-            let y = if y > 1e6 { 1e6 } else { y };
-            let y = if y < -1e6 { -1e6 } else { y };
-            let shifted = round_even(y).wrapping_add(reach);
-            let inside = shifted.cast_unsigned() < escape.cast_unsigned();
-            escaped |= !inside;
-            *symbol = if inside { shifted } else { escape } as u8;
-        }
-        if escaped {
-            let found = symbols.iter().zip(x).enumerate().filter(|(_, (s, _))| i32::from(**s) == escape);
-            for (index, (_, x)) in found {
-                escapes.push(index, self.far(*x)?);
+        for (row, symbols) in symbols.chunks_exact_mut(cols).enumerate() {
+            let mut escaped = false;
+            for (symbol, x) in symbols.iter_mut().zip(x.values(row, 0..cols)) {
+                // Far beyond any reach, but where `round_even` works; NaN fails both comparisons and becomes
+                // an integer that is far outside, too.
+                let y = x / self.step;
+                let y = if y > 1e6 { 1e6 } else { y };
+                let y = if y < -1e6 { -1e6 } else { y };
+                let shifted = round_even(y).wrapping_add(reach);
+                let inside = shifted.cast_unsigned() < escape.cast_unsigned();
+                escaped |= !inside;
+                *symbol = if inside { shifted } else { escape } as u8;
+            }
+            if escaped {
+                for (col, (symbol, x)) in symbols.iter().zip(x.values(row, 0..cols)).enumerate() {
+                    if i32::from(*symbol) == escape {
+                        escapes.push(row * cols + col, self.far(*x)?);
+                    }
+                }
             }
         }
         Ok(())
@@ -74,22 +79,26 @@ impl Step {
 
     pub(super) fn dequantize(
         &self,
+        cols: usize,
         symbols: &[u8],
         escapes: &mut EscapeReader<'_>,
-        out: &mut [f32],
+        out: &mut impl ValuesMut,
     ) -> Result<()> {
         let (escape, reach) = (self.escape(), i32::from(self.reach));
-        let mut escaped = false;
-        for (out, symbol) in out.iter_mut().zip(symbols) {
-            escaped |= *symbol == escape;
-            *out = (i32::from(*symbol) - reach) as f32 * self.step;
-        }
-        if escaped {
-            let found = out.iter_mut().zip(symbols).enumerate().filter(|(_, (_, symbol))| **symbol == escape);
-            for (index, (out, _)) in found {
-                *out = escapes.next(index)? as f32 * self.step;
-                if !out.is_finite() {
-                    return Err(Error::corrupt("an escaped value that is too large"));
+        for (row, symbols) in symbols.chunks_exact(cols).enumerate() {
+            let mut escaped = false;
+            for (out, symbol) in out.values_mut(row, 0..cols).zip(symbols) {
+                escaped |= *symbol == escape;
+                *out = (i32::from(*symbol) - reach) as f32 * self.step;
+            }
+            if escaped {
+                for (col, (out, symbol)) in out.values_mut(row, 0..cols).zip(symbols).enumerate() {
+                    if *symbol == escape {
+                        *out = escapes.next(row * cols + col)? as f32 * self.step;
+                        if !out.is_finite() {
+                            return Err(Error::corrupt("an escaped value that is too large"));
+                        }
+                    }
                 }
             }
         }

@@ -3,7 +3,7 @@
 use cacheg_core::{Error, Result};
 
 use crate::ScaleFormat;
-use crate::rounding::{Range, round_even};
+use crate::rounding::{absmax, extremes, round_even};
 use crate::scale::{get, impossible};
 
 /// How grids are made: levels, centre, format.
@@ -40,10 +40,25 @@ impl Rule {
         if self.zero { 4 } else { 2 }
     }
 
-    /// Makes the grid that covers a range, and its side information.
+    /// Makes the grid that covers some values, and its side information.
+    #[inline(always)]
+    pub(super) fn encode<'v>(
+        &self,
+        x: impl Iterator<Item = &'v f32> + Clone,
+        side: &mut [u8],
+    ) -> Result<Grid> {
+        if self.zero {
+            let (low, high) = extremes(x)?;
+            self.encode_ends(low, high, side)
+        } else {
+            let high = absmax(x)?;
+            self.encode_ends(-high, high, side)
+        }
+    }
+
+    /// Makes the grid that covers all from `low` to `high`, and its side information.
     #[inline]
-    pub(super) fn encode(&self, range: Range, side: &mut [u8]) -> Result<Grid> {
-        let (low, high) = range.ends()?;
+    pub(super) fn encode_ends(&self, low: f32, high: f32, side: &mut [u8]) -> Result<Grid> {
         let numbers = side.as_chunks_mut::<2>().0;
         let (offset, extent) = if self.zero {
             // Adding zero turns −0 into +0, so that equal groups have equal bytes.
@@ -54,14 +69,14 @@ impl Rule {
         } else {
             (0.0, high.max(-low))
         };
-        if !extent.is_finite() {
-            return Err(Error::data(format!("values from {low:e} to {high:e} are too far apart")));
-        }
         // Not negative, but of zeros it may be −0, which `up` does not take.
-        let code = self.format.up(extent.abs() / self.steps)?;
+        let extent = extent.abs();
+        if !extent.is_finite() {
+            return Err(too_large(low, high));
+        }
+        let code = self.format.up(extent / self.steps)?;
         numbers[usize::from(self.zero)] = code.to_le_bytes();
-        let scale = self.format.value(code);
-        self.check(offset, scale).ok_or_else(|| Error::data(format!("{high:e} is too large to be quantised")))
+        self.check(offset, self.format.value(code)).ok_or_else(|| too_large(low, high))
     }
 
     /// Reads the grid from side information.
@@ -81,17 +96,21 @@ impl Rule {
     }
 }
 
+#[cold]
+fn too_large(low: f32, high: f32) -> Error {
+    Error::data(format!("values from {low:e} to {high:e} are too large to be quantised"))
+}
+
 /// The values `offset + q · scale`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid {
-    offset: f32,
-    scale: f32,
+    /// The value of `q = 0`.
+    pub(super) offset: f32,
+    /// The distance of neighbours.
+    pub(super) scale: f32,
 }
 
 impl Grid {
-    /// Of zeros.
-    pub(super) const ZERO: Self = Self { offset: 0.0, scale: 0.0 };
-
     /// The symbol of a value in the range that the grid was made for.
     ///
     /// No clamp: the quotient of the range's end exceeds `steps` by less than half, since `scale` was rounded
