@@ -2,7 +2,7 @@
 //!
 //! Groups of `group` consecutive tokens; the first token of a group is its anchor, every other token is coded
 //! as its difference from that anchor, so that all groups (and all tokens of a group) decode in parallel.
-//! Paper: CacheGen, arXiv 2310.07240, section 5.1.
+//! Paper: CacheGen, arXiv 2310.07240, sections 5.1.1 (token-wise locality) and 5.2 (change-based encoding).
 //!
 //! Two parts. Part 0, [`Role::Anchor`]: `ceil(rows / group)` rows. Part 1, [`Role::Delta`]: the other tokens in
 //! their order; a group that consists of its anchor has none. The loop is closed: differences are taken from
@@ -36,7 +36,7 @@ pub const PLUGIN: Plugin = Plugin {
     name: "anchor-delta",
     version: 1,
     origin: "cacheg-quant",
-    summary: "groups of tokens as an anchor and differences from it (CacheGen, section 5.1)",
+    summary: "groups of tokens as an anchor and differences from it (CacheGen)",
     usage: "anchor-delta(group=10)",
     build: Build::Transform(build),
 };

@@ -1,7 +1,7 @@
 //! `bins(k=32,16,16;v=32,16;anchor=256;scale=bf16)`: CacheGen's layer-wise quantiser.
 //!
-//! Paper: CacheGen, arXiv 2310.07240, section 5.2: coarser quantisation in deeper layers, anchors at 8 bits,
-//! vector-wise scaling. Two arithmetics:
+//! Paper: CacheGen, arXiv 2310.07240, sections 5.1.2 (layer-wise sensitivity) and 5.2 (layer-wise quantisation):
+//! coarser in deeper layers, anchors at 8 bits, vector-wise scaling. Two arithmetics:
 //!
 //! * **Bins by absmax**, what the public code (UChi-JCL/CacheGen, LMCache) does: each token of a part has one
 //!   scale, its largest magnitude `max` over all channels. With `C = bins / 2 − 1` (integer division):

@@ -2,7 +2,7 @@
 //!
 //! The values are narrowed back to the plane's element type, and byte `b` of all elements (0 is the least
 //! significant) makes symbol plane `b`, alphabet 256. Sign, exponent and mantissa then have statistics of their
-//! own, as in byte-shuffling filters (Blosc's shuffle; ZipNN, arXiv 2411.05239, section 4).
+//! own, as in byte-shuffling filters (Blosc's shuffle; ZipNN, arXiv 2411.05239, byte grouping).
 //!
 //! Exact, NaN payloads included, if the transform is (`identity`). After others it rounds to the element type:
 //! nearest, ties to even, finite values beyond the range saturate. No settings, no side information, no data.

@@ -1,7 +1,7 @@
 //! `hadamard(seed=0)`: a randomised Walsh–Hadamard rotation of every head.
 //!
 //! Spreads outliers over all channels of a head, which makes values nearly Gaussian and lets one scale serve
-//! them all. QuaRot (arXiv 2404.00456, section 3) and TurboQuant (arXiv 2504.19874, section 3) quantise KV
+//! them all. QuaRot (arXiv 2404.00456, sections 3 and 4) and TurboQuant (arXiv 2504.19874, section 3) quantise KV
 //! caches after such rotations.
 //!
 //! One part, no data. A head's channels form blocks of `n`, the largest power of two that divides `head_dim`.
@@ -105,8 +105,9 @@ impl Bound {
     fn shape(&self, tile: &TileCx<'_>) -> Result<(&[f32], usize, f32)> {
         let head_dim = tile.plane.shape.head_dim as usize;
         let signs = self.signs.get(..head_dim).filter(|signs| !signs.is_empty());
+        let signs = signs.ok_or_else(crate::unknown_plane)?;
         let block = 1 << head_dim.trailing_zeros();
-        Ok((signs.ok_or_else(crate::unknown_plane)?, block, 1.0 / (block as f32).sqrt()))
+        Ok((signs, block, 1.0 / (block as f32).sqrt()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `identity`: no transform.
 //!
-//! What the public CacheGen code does (no prediction; paper: arXiv 2310.07240, section 5.1 has one), and what
+//! What the public CacheGen code does (no prediction; paper: arXiv 2310.07240, section 5.2 has one), and what
 //! lossless pipelines need. No settings, no data, one part; exact.
 //!
 //! ```

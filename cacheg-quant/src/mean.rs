@@ -2,7 +2,7 @@
 //!
 //! Keys and values have strong constant offsets per channel; without them plain quantisation needs about half
 //! a bit less per value than differences to anchors do. The centring step of every transform coder; in KV
-//! caches for instance KVTC (arXiv 2511.01815), section 3.
+//! caches for instance KVTC (arXiv 2511.01815, calibration: the mean goes before the principal components).
 //!
 //! One part. No settings. Data: tensor `mean`, u16, bfloat16 bits, one per channel, planes one after the other.
 //! `y = x − mean` and `x' = y + mean` in `f32`; both round. The means need no precision, since encoder and

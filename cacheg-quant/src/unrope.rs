@@ -9,9 +9,10 @@
 //! `start + i` pairs with `start + i + dims/2` ([`Pairing::Half`]), or `start + 2i` with `start + 2i + 1`
 //! ([`Pairing::Interleaved`]). Row `r` of a tile has position `tile.position + r`.
 //!
-//! **Exactness**: this is a matrix-like stage. Angles and their sines are kept in `f64` and rounded to `f32`
-//! once: they are within 6·10⁻⁸ + 2⁻⁵³·(angle) of the truth, and each output is within 4·2⁻²⁴ of the pair's
-//! norm, plus the angle's error. Machines whose `sin` and `cos` differ may differ in the last bit, no more.
+//! **Exactness**: this is a matrix-like stage. Angles, sines and cosines are computed in `f64`, and the latter
+//! rounded to `f32` once. With `n` the norm of a pair, each of its outputs is within `4·2⁻²⁴·n` of an exact
+//! rotation by an angle that is off by at most `2⁻⁵³·|p·f|`. The same tile on machines whose `sin` and `cos`
+//! differ in the last bit of `f64` comes out within `2⁻²³·n`.
 //!
 //! ```
 //! let stages = cacheg_core::spec::parse("unrope")?;

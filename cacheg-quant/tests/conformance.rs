@@ -1,0 +1,108 @@
+//! The conformance kit of `cacheg-core` on every stage, with golden files.
+
+use cacheg_core::conformance;
+use cacheg_core::testkit::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+mod identity {
+    super::conformance! {
+        transform: cacheg_quant::identity::PLUGIN,
+        specs: ["identity"],
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
+mod anchor_delta {
+    super::conformance! {
+        transform: cacheg_quant::anchor_delta::PLUGIN,
+        specs: ["anchor-delta", "anchor-delta(group=2)", "anchor-delta(group=7)"],
+        tolerance: 3e-7,
+        closed_loop: true,
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
+mod mean {
+    super::conformance! {
+        transform: cacheg_quant::mean::PLUGIN,
+        specs: ["mean"],
+        tolerance: 3e-7,
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
+mod unrope {
+    super::conformance! {
+        transform: cacheg_quant::unrope::PLUGIN,
+        specs: ["unrope"],
+        tolerance: 1e-6,
+        allocations: true,
+        golden: "tests/golden",
+        golden_bound: 1e-6,
+    }
+}
+
+mod hadamard {
+    super::conformance! {
+        transform: cacheg_quant::hadamard::PLUGIN,
+        specs: ["hadamard", "hadamard(seed=12345678901)"],
+        tolerance: 4e-6,
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
+/// Absmax: at most half of `max / C`, plus what the rounded-up scale adds.
+mod bins {
+    super::conformance! {
+        quantizer: cacheg_quant::bins::PLUGIN,
+        specs: [
+            "bins",
+            "bins(k=32,16,16;k-at=10,20;v=32,16;v-at=2;scale=f16)",
+            "bins(k=12;v=16;anchor=64)",
+        ],
+        error_bound: 0.51 / 5.0,
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
+mod bins_by_sigma {
+    super::conformance! {
+        quantizer: cacheg_quant::bins::PLUGIN,
+        specs: ["bins(step=0.5,1,1.5)", "bins(step=0.5;level=0.25;reach=3)"],
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
+mod uniform {
+    super::conformance! {
+        quantizer: cacheg_quant::uniform::PLUGIN,
+        specs: [
+            "uniform",
+            "uniform(bits=4)",
+            "uniform(bits=4;axis=channel,token;group=32;zero=true)",
+            "uniform(bits=3,5;axis=channel;group=3;scale=bf16)",
+            "uniform(bits=2;group=0;axis=token,channel;zero=false,true)",
+        ],
+        // Two bits: half of the largest value.
+        error_bound: 0.505,
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
+mod bytes {
+    super::conformance! {
+        quantizer: cacheg_quant::bytes::PLUGIN,
+        specs: ["bytes"],
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
