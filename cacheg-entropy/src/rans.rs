@@ -6,8 +6,8 @@
 //! 65,536 entries: it fits in vector registers, and needs no gather. Alphabets above 32 are coded as a bucket
 //! and raw low bits.
 //!
-//! * Sizes: a fixed 128 bytes per stream, about 64 of which are overhead, and otherwise 0.1 % over the entropy
-//!   of the tables. Prefer large tiles.
+//! * Sizes: 128 bytes per stream for the states, 100 of which are overhead, and otherwise 0.1 % over the entropy
+//!   of the tables. Prefer large tiles: 20,000 symbols of 3 bits lose 1.4 %, 200,000 lose 0.2 %.
 //! * Errors: a symbol outside its alphabet is invalid data. On decoding, every state must end where the encoder
 //!   began and every word must be used: truncation is always found, nearly all corruption too.
 //!

@@ -1,9 +1,15 @@
 //! How a large alphabet is cut into buckets: only the encoder's choice, tables say which.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use crate::tables::MAX_BUCKETS;
 
 /// Merging goes on below the maximum where it costs less than this, bits per symbol.
 const FREE: f64 = 1.0 / 65_536.0;
+
+/// Costs are compared as integers of this part of a bit.
+const COST_UNIT: f64 = 1024.0;
 
 /// Cuts an alphabet of 33 to 256 symbols with these counts into 2 to 32 aligned buckets and returns log2 of
 /// their widths. Begins with single symbols and merges the siblings whose merger costs least, again and again.
@@ -18,25 +24,21 @@ pub(crate) fn partition(counts: &[u64]) -> Vec<u8> {
     let mut whole: Vec<Vec<bool>> = sums.iter().map(|level| vec![false; level.len()]).collect();
     whole[0].fill(true);
     let total = counts.iter().fold(0u64, |sum, count| sum.saturating_add(*count)) as f64;
-    // (cost, level, index of the parent) of mergers that are possible now.
+    // Mergers that are possible now, the cheapest on top: (cost, level of the siblings, index of the parent).
+    // One stays possible until it is done, as siblings merge with each other alone.
     let candidate = |level: usize, parent: usize| {
-        (cost(sums[level][2 * parent], sums[level][2 * parent + 1]), level, parent)
+        let cost = cost(sums[level][2 * parent], sums[level][2 * parent + 1]);
+        Reverse(((cost * COST_UNIT) as u64, level, parent))
     };
-    let mut candidates: Vec<(f64, usize, usize)> =
-        (0..sums[0].len() / 2).map(|parent| candidate(0, parent)).collect();
+    let mut candidates: BinaryHeap<_> = (0..sums[0].len() / 2).map(|parent| candidate(0, parent)).collect();
+    let free = (total * FREE * COST_UNIT) as u64;
     let mut left = n;
-    loop {
-        let order = |a: &&(f64, usize, usize), b: &&(f64, usize, usize)| {
-            a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2)))
-        };
-        let Some(&best) = candidates.iter().min_by(order) else { break };
-        let (cost, level, parent) = best;
+    while let Some(Reverse((cost, level, parent))) = candidates.pop() {
         // The right sibling may lie beyond the alphabet: then the number of buckets stays.
         let merged = usize::from((2 * parent + 1) << level < n);
-        if left - merged < 2 || (left <= MAX_BUCKETS && cost > FREE * total) {
+        if left - merged < 2 || (left <= MAX_BUCKETS && cost > free) {
             break;
         }
-        candidates.retain(|other| *other != best);
         left -= merged;
         (whole[level][2 * parent], whole[level][2 * parent + 1]) = (false, false);
         whole[level + 1][parent] = true;

@@ -53,23 +53,25 @@ pub(super) fn decode(
         let (table, mut at) = (&tables[*table as usize], lanes.starts(col));
         for step in 0..lanes.steps() {
             let active = lanes.active(step);
-            let mut coded = [0; LANES];
+            let mut coded = [0u8; LANES];
             for (x, coded) in states[..active].iter_mut().zip(&mut coded) {
                 let (symbol, offset) = table.find(*x as u16);
-                *coded = symbol;
+                // Below 32.
+                *coded = symbol as u8;
                 *x = u32::from(table.freq[symbol]) * (*x >> 16) + u32::from(offset);
             }
             refill(&mut states[..active], words)?;
             if columns.split {
                 for ((x, coded), at) in states[..active].iter_mut().zip(&coded).zip(&at) {
-                    let keep = 16 - u32::from(table.bits[*coded]);
-                    symbols[*at] = (u32::from(table.base[*coded]) + ((*x & 0xffff) >> keep)) as u8;
+                    let coded = usize::from(*coded) % LANES;
+                    let keep = 16 - u32::from(table.bits[coded]);
+                    symbols[*at] = (u32::from(table.base[coded]) + ((*x & 0xffff) >> keep)) as u8;
                     *x = ((*x >> 16) << keep) | (*x & ((1 << keep) - 1));
                 }
                 refill(&mut states[..active], words)?;
             } else {
                 for (coded, at) in coded[..active].iter().zip(&at) {
-                    symbols[*at] = *coded as u8;
+                    symbols[*at] = *coded;
                 }
             }
             for at in &mut at {
