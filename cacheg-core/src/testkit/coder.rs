@@ -11,6 +11,9 @@ use crate::{Alphabet, BoundCoder, Coder, Part, Role, Segment, Source};
 /// Largest allocation that corrupt bytes may cause: an error's message.
 const MESSAGE: usize = 4096;
 
+/// What unpacking corrupt tables may allocate at once, even if the tables are tiny.
+const UNPACK: usize = 64 << 10;
+
 /// How symbols are distributed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Spread {
@@ -403,7 +406,8 @@ pub fn calibration(suite: &Suite) -> Check {
     })
 }
 
-/// Calls do not allocate; corrupt bytes cause no allocation larger than an error's message.
+/// Calls do not allocate; corrupt bytes cause no allocation larger than an error's message, and corrupt tables
+/// none much larger than good ones do.
 ///
 /// # Errors
 /// If the stage does not conform, or if nobody counts.
@@ -422,6 +426,7 @@ pub fn allocations(suite: &Suite) -> Check {
             let mut back = vec![0; symbols.len()];
             no_allocation("decode", || bound.decode(segments, &out[..len], &mut back, &mut scratch))
         })?;
+        greedy_tables(setup)?;
         each_short(setup, |stream, bytes| {
             let mut back = vec![0; stream.symbols.len()];
             // The scratch is warm only once this stream's segments have been seen.
@@ -434,4 +439,26 @@ pub fn allocations(suite: &Suite) -> Check {
             })
         })
     })
+}
+
+/// Sizes inside packed tables must be checked before memory is reserved for them.
+fn greedy_tables(setup: &Setup<'_, dyn Coder>) -> Check {
+    let (Some(data), Source::Chunk) = (&setup.data, setup.source) else { return Ok(()) };
+    let cx = setup.cx(None);
+    let packed = setup.stage.pack(&cx, data)?;
+    let (good, seen) = measure(|| setup.stage.unpack(&cx, &packed));
+    good?;
+    let limit = UNPACK.max(4 * seen.largest);
+    // Sizes are at the front; a few hundred bytes will do.
+    for at in 0..packed.len().min(300) {
+        for mask in [0xff, 0x01, 0x40, 0x80] {
+            let mut corrupt = packed.clone();
+            corrupt[at] ^= mask;
+            let (_, seen) = measure(|| setup.stage.unpack(&cx, &corrupt));
+            ensure(seen.largest <= limit, || {
+                format!("corrupt tables make it allocate {} bytes at once; allowed are {limit}", seen.largest)
+            })?;
+        }
+    }
+    Ok(())
 }

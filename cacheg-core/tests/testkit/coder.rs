@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     LossyPack,
     PanicsOnPacked,
     AcceptsShortPacked,
+    /// Reserves what the packed length says before it looks at it.
+    GreedyUnpack,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -112,7 +114,11 @@ impl Coder for Raw {
 
     fn unpack(&self, _: &BindCx<'_>, bytes: &[u8]) -> Result<StageData> {
         let (len, modes) = bytes.split_first_chunk().ok_or_else(|| Error::corrupt("no length"))?;
-        let exact = u32::from_le_bytes(*len) as usize == modes.len();
+        let len = u32::from_le_bytes(*len) as usize;
+        let exact = len == modes.len();
+        if self.fault == Fault::GreedyUnpack {
+            std::hint::black_box(Vec::<u8>::with_capacity(len.min(1 << 24)));
+        }
         assert!(exact || self.fault != Fault::PanicsOnPacked, "length");
         if !exact && self.fault != Fault::AcceptsShortPacked {
             return Err(Error::corrupt("length"));
@@ -283,6 +289,7 @@ fn faults_are_found() {
         ("stateful", coder::deterministic, "used scratch"),
         ("allocates", coder::allocations, "encode allocates: 1 times"),
         ("greedy", coder::allocations, "corrupt bytes make it allocate 65536 bytes"),
+        ("greedy-unpack", coder::allocations, "corrupt tables make it allocate"),
         ("accepts-short", coder::lengths, "bytes alone are accepted"),
         ("accepts-long", coder::lengths, "trailing bytes are accepted"),
         ("panics-on-flip", coder::flips, "decode panics: flip"),
