@@ -1,10 +1,13 @@
 //! What the conformance kit does not look at: sizes, row counts around the lanes, scopes, carried tables.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::sync::Arc;
+
 use cacheg_core::{
     Alphabet, BindCx, BoundCoder, Build, Coder, Dtype, Geometry, LayerGroup, Part, PartCx, Plane, Role, Seen,
     Segment, Shape, Source, StageData, TileCx, spec,
 };
-use std::sync::Arc;
 
 const SCOPES: [&str; 4] = ["one", "layer", "channel", "class"];
 
