@@ -118,7 +118,9 @@ impl Front {
         tile: &TileCx<'a>,
     ) -> impl Iterator<Item = (PartCx, &'a [Alphabet])> + 'a {
         let (plane, rows) = (tile.plane, tile.rows);
-        self.parts[plane.index].iter().enumerate().map(move |(index, part)| {
+        // No parts yet while transforms are calibrated.
+        let parts = self.parts.get(plane.index).map_or(&[][..], Vec::as_slice);
+        parts.iter().enumerate().map(move |(index, part)| {
             let rows = self.transforms.last().map_or(rows, |last| last.part_rows(index, rows));
             (PartCx::new(index, part.role, rows, part.cols), part.alphabets.as_slice())
         })

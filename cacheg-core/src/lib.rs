@@ -47,6 +47,9 @@ pub use plan::Plan;
 pub use profile::Profile;
 pub use registry::{Build, Linked, Plugin, Registry};
 pub use stage::*;
+#[cfg(feature = "testkit")]
+#[doc(hidden)]
+pub use tile::tile_work;
 pub use tile::{Layout, TileBytes};
 
 #[doc(hidden)]

@@ -383,3 +383,25 @@ fn get_escapes(bytes: &[u8], symbols: usize, escapes: &mut Escapes) -> Result<()
     }
     Ok(())
 }
+
+/// Encodes and decodes the first tile of a chunk, `work` being given each step twice: to warm up and to be
+/// measured. For tests that prove that neither step allocates.
+///
+/// # Errors
+/// Whatever encoding or decoding reports.
+#[cfg(feature = "testkit")]
+pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut dyn FnMut())) -> Result<()> {
+    let layout = plan.layout(view.tokens());
+    let tile = layout.tile(0);
+    let mut scratch = Scratch::new(plan);
+    scratch.reserve(plan, &layout);
+    let mut result = Ok(0);
+    work("encode", &mut || result = plan.encode_tile(view, 0, &tile, &mut scratch));
+    let bytes = scratch.out[..result?].to_vec();
+    let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
+    let mut out = cache.view_mut();
+    let planes = &mut out.planes_mut()[tile.planes.clone()];
+    let mut result = Ok(());
+    work("decode", &mut || result = plan.decode_tile(&bytes, &tile, 0, planes, 0, &mut scratch));
+    result
+}

@@ -1,0 +1,156 @@
+//! The `cacheg` command as people use it.
+
+#![cfg(feature = "cli")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn sample() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/smollm2-135m-novel.safetensors")
+}
+
+fn cacheg(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cacheg")).current_dir(folder).args(args).output().unwrap()
+}
+
+fn ok(folder: &Path, args: &[&str]) -> String {
+    let out = cacheg(folder, args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn fails(folder: &Path, args: &[&str], code: i32, says: &str) {
+    let out = cacheg(folder, args);
+    let message = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {message}");
+    assert!(message.contains(says), "{args:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+#[test]
+fn every_preset_goes_there_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, kv) = (folder.path(), sample());
+    let kv = kv.to_str().unwrap();
+    for preset in cacheg::PRESETS {
+        ok(at, &["encode", kv, "--preset", preset.name, "-o", "x.cgkv", "--force"]);
+        let json: serde_json::Value =
+            serde_json::from_str(&ok(at, &["inspect", "x.cgkv", "--json"])).unwrap();
+        let rows = json["rows"].as_array().unwrap();
+        let bytes = |row: &serde_json::Value| row["bytes"].as_u64().unwrap();
+        let (file, parts) = rows.split_last().unwrap();
+        assert_eq!(bytes(file), std::fs::metadata(at.join("x.cgkv")).unwrap().len());
+        assert_eq!(parts.iter().map(bytes).sum::<u64>(), bytes(file), "{}", preset.name);
+        ok(at, &["decode", "x.cgkv", "-o", "y.safetensors", "--force"]);
+        let json: serde_json::Value =
+            serde_json::from_str(&ok(at, &["compare", kv, "y.safetensors", "--json"])).unwrap();
+        let all = json["rows"].as_array().unwrap().last().unwrap();
+        assert!(all["rmse"].as_f64().unwrap() < 0.6, "{}: {all}", preset.name);
+    }
+}
+
+#[test]
+fn profiles_and_free_pipelines() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, kv) = (folder.path(), sample());
+    let kv = kv.to_str().unwrap();
+    let spec = "anchor-delta(group=10)|bins(k=32,16,16;v=32,16)|rans(tables=channel)";
+    let text = ok(at, &["profile", kv, "-o", "m.cgprof", "--pipeline", spec]);
+    assert!(text.contains("anchor-delta"), "{text}");
+    ok(at, &["encode", kv, "-o", "x.cgkv", "--pipeline", spec, "--profile", "m.cgprof"]);
+    fails(at, &["decode", "x.cgkv", "-o", "y.safetensors"], 1, "was encoded with profile");
+    assert!(!at.join("y.safetensors").exists());
+    assert!(ok(at, &["inspect", "x.cgkv"]).contains("give --profile"));
+    assert!(ok(at, &["inspect", "x.cgkv", "--profile", "m.cgprof"]).contains("entropy-coded"));
+    ok(at, &["decode", "x.cgkv", "-o", "y.safetensors", "--profile", "m.cgprof"]);
+    ok(at, &["compare", kv, "y.safetensors", "--max-rmse", "0.5"]);
+    fails(at, &["compare", kv, "y.safetensors", "--max-rmse", "0.0001"], 1, "root mean squared error");
+}
+
+#[test]
+fn mistakes_are_answered_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, kv) = (folder.path(), sample());
+    let kv = kv.to_str().unwrap();
+    std::fs::write(at.join("there"), "something").unwrap();
+    fails(at, &["encode", kv, "-o", "there"], 1, "--force");
+    assert_eq!(std::fs::read(at.join("there")).unwrap(), b"something");
+    fails(at, &["encode", "nowhere", "-o", "x"], 1, "nowhere");
+    fails(at, &["encode", "there", "-o", "x"], 1, "there");
+    fails(at, &["decode", "there", "-o", "x"], 1, "not a cacheg container");
+    fails(at, &["inspect", kv], 1, "not a cacheg container");
+    fails(at, &["encode", kv, "-o", "x", "--preset", "nothing"], 2, "cachegen-paper");
+    fails(at, &["encode", kv, "-o", "x", "--preset", "q8", "--level", "7"], 2, "level");
+    fails(at, &["encode", kv, "-o", "x", "--pipeline", "mean|rnas"], 2, "did you mean `rans`");
+    fails(at, &["encode", kv, "-o", "x", "--chunk-tokens", "0"], 2, "chunk-tokens");
+    fails(at, &["encode", kv, "-o", "no/such/folder/x"], 1, "no/such/folder");
+    fails(at, &["encode", kv, "-o", "x", "--profile", "there"], 1, ".cgprof");
+    fails(at, &["profile", "-o", "x"], 2, "INPUTS");
+    fails(at, &["nonsense"], 2, "nonsense");
+    assert_eq!(std::fs::read_dir(at).unwrap().count(), 1, "failures leave nothing behind");
+}
+
+/// A file-size limit stands for a full disk: writes fail in the same place.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let line = format!(
+        "trap '' XFSZ; ulimit -f 200; '{}' encode '{}' --preset q8 -o x.cgkv",
+        env!("CARGO_BIN_EXE_cacheg"),
+        sample().display()
+    );
+    let out = Command::new("sh").current_dir(at).args(["-c", &line]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("cannot write"),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert_eq!(std::fs::read_dir(at).unwrap().count(), 0);
+}
+
+/// Killed in the middle: never a half file under the final name.
+#[cfg(unix)]
+#[test]
+fn a_killed_encode_leaves_nothing_under_the_final_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for wait in [1, 5, 20, 60] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cacheg"))
+            .current_dir(folder.path())
+            .args(["encode", sample().to_str().unwrap(), "--preset", "lossless", "-o", "x.cgkv", "--force"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        let _ = child.kill();
+        child.wait().unwrap();
+        let path = folder.path().join("x.cgkv");
+        if path.exists() {
+            ok(folder.path(), &["inspect", "x.cgkv"]);
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn demo_and_lists() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = ok(folder.path(), &["demo"]);
+    for preset in cacheg::PRESETS {
+        assert!(text.contains(preset.name), "{text}");
+    }
+    assert!(text.contains("Try next"));
+    let json: serde_json::Value = serde_json::from_str(&ok(folder.path(), &["demo", "--json"])).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["bits_per_value"].as_f64().unwrap() > 0.5));
+    assert!(rows.iter().any(|row| row["name"] == "lossless" && row["max_error"] == 0.0));
+    assert!(json["machine"].is_string() && json["date"].is_string() && json["command"].is_string());
+    assert!(ok(folder.path(), &["stages"]).contains("anchor-delta"));
+    let json: serde_json::Value = serde_json::from_str(&ok(folder.path(), &["presets", "--json"])).unwrap();
+    assert!(json["rows"].as_array().unwrap().len() > cacheg::PRESETS.len());
+    for command in ["demo", "encode", "decode", "inspect", "compare", "profile"] {
+        assert!(ok(folder.path(), &[command, "--help"]).contains("Examples:"), "{command}");
+    }
+}
