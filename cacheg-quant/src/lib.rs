@@ -1,7 +1,7 @@
 //! The lossy half of cacheg's codecs: transforms and quantizers for KV caches.
 //!
 //! One module per stage, named like the stage; each holds a `PLUGIN` for a
-//! [`Registry`](cacheg_core::Registry), and [`PLUGINS`] lists them all. `FORMAT-stages.md` beside this crate
+//! [`Registry`](cacheg_core::Registry), and [`PLUGINS`] lists them all. `FORMAT.md`
 //! specifies their bytes.
 //!
 //! | transform | what it is for |

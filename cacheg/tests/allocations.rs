@@ -1,5 +1,7 @@
 //! A tile's encode and decode do not allocate once they are warm.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use cacheg::core::testkit::{CountingAllocator, is_counting, measure};
@@ -17,7 +19,7 @@ fn tiles_do_not_allocate_after_warm_up() {
     let kv = KvCache::copy_of(&cacheg::sample().unwrap().view(), 0, 50);
     for spec in specs() {
         let pipeline = Pipeline::parse(&registry, spec).unwrap();
-        let profile = calibrate(&[pipeline.clone()], &[kv.view()], 50, &|_| ()).unwrap();
+        let profile = calibrate(std::slice::from_ref(&pipeline), &[kv.view()], 50, &|_| ()).unwrap();
         let plan = Plan::bind(&pipeline, kv.geometry(), Some(&profile)).unwrap();
         tile_work(&plan, &kv.view(), &mut |what, step| {
             step();

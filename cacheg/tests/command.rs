@@ -1,5 +1,6 @@
 //! The `cacheg` command as people use it.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![cfg(feature = "cli")]
 
 use std::path::{Path, PathBuf};

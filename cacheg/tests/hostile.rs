@@ -1,5 +1,7 @@
 //! Damaged and dishonest input: an error, never a panic, never rubbish.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use cacheg::core::{Chunk, Container, reseal};

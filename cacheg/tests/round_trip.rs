@@ -1,5 +1,7 @@
 //! Whole pipelines, there and back.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use cacheg::core::{Container, Dtype, LayerGroup};
@@ -110,7 +112,7 @@ fn every_byte_is_accounted_for() {
         let container = Container::parse(&bytes, &Limits::default()).unwrap();
         let mut total = container.header_bytes;
         for chunk in &container.chunks {
-            let (sizes, ideal) = chunk.account(&*chunk.bind(&registry, None).unwrap()).unwrap();
+            let (sizes, ideal) = chunk.account(&chunk.bind(&registry, None).unwrap()).unwrap();
             assert_eq!(sizes.total(), chunk.len(), "{spec}");
             if let Some(bits) = ideal {
                 assert!(bits <= sizes.tiles.stream as f64 * 8.0 + 1.0, "{spec}: better than ideal");

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use cacheg::core::{
-    Alphabet, BindCx, BoundCoder, Build, Cpu, Dtype, LayerGroup, Part, PartCx, Plane, Role, Seen,
-    Segment, Shape, Source, TileCx, reseal,
+    Alphabet, BindCx, BoundCoder, Build, Cpu, Dtype, LayerGroup, Part, PartCx, Plane, Role, Seen, Segment,
+    Shape, Source, TileCx, reseal,
 };
 use cacheg::{Encoder, Geometry, KvCache, Limits, PRESETS, Pipeline, Profile, Registry, calibrate, flow};
 
