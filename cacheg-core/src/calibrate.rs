@@ -93,7 +93,7 @@ fn gather(
     let one = |scratch: &mut SymbolScratch, plane: &Plane| -> Result<StageData> {
         let data = observe_plane(&*calibrator, plane, front, chunks, symbols, scratch)
             .at(|| format!("tensor `{}`", plane.name()))?;
-        // In thousandths of tokens of all planes, so that the sum over planes is the number of tokens.
+        // Each plane's share, so that all planes add up to the number of tokens.
         progress(
             total * (plane.index as u64 + 1) / planes.len() as u64
                 - total * plane.index as u64 / planes.len() as u64,

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::calibrate::bind_to_chunk;
 use crate::front::Front;
+use crate::json;
 use crate::plan::Wanted;
 use crate::profile::short;
 use crate::spec::StageSpec;
@@ -153,6 +154,7 @@ impl Encoder {
             }
         };
         let layout = plan.layout(range.len());
+        layout.check(plan.planes(), &Limits::default())?;
         let encode = |index: usize| {
             let tile = layout.tile(index);
             plan.with_scratch(&layout, |scratch| {
@@ -189,15 +191,22 @@ fn assemble(
             position: view.first_position() + range.start as u64,
         },
     };
-    let header = serde_json::to_vec(&header).map_err(|e| Error::data(format!("chunk header: {e}")))?;
+    let header = json::canonical(&header)?;
+    let limits = Limits::default();
+    if header.len() > limits.max_header as usize {
+        return Err(Error::limit(format!("a chunk header of {} bytes", header.len())));
+    }
     let carried: usize = plan.carried.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
+    if carried > limits.max_carried as usize {
+        return Err(Error::limit(format!("{carried} bytes of tables in one chunk; calibrate a profile")));
+    }
     let payload: usize = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
     let too_long = || Error::limit("a chunk of more than 4 GiB of tables");
     let len = PREFIX + header.len() + padding(header.len()) + carried + tiles.len() * ENTRY;
-    let mut out = Vec::with_capacity(len + 4);
+    let mut out = Vec::with_capacity(len);
     out.extend(MAGIC);
     out.extend([MAJOR, MINOR, 0, 0]);
-    let total = len + padding(len) + payload;
+    let total = len + payload;
     out.extend((total as u64).to_le_bytes());
     for length in [header.len(), carried, tiles.len(), 0] {
         out.extend(u32::try_from(length).map_err(|_| too_long())?.to_le_bytes());
@@ -214,7 +223,6 @@ fn assemble(
         out.extend(len.to_le_bytes());
         out.extend(xxh3_64(bytes).to_le_bytes());
     }
-    out.resize(out.len() + padding(out.len()), 0);
     let sum = checksum(&out);
     out[32..40].copy_from_slice(&sum.to_le_bytes());
     Ok(EncodedChunk { prefix: out, tiles: tiles.into_iter().map(|(_, bytes)| bytes).collect() })
@@ -316,9 +324,7 @@ impl<'a> Chunk<'a> {
         let mut carried_reader = Reader::new(reader.take(carried_len)?);
         let directory =
             reader.take(tiles.checked_mul(ENTRY).ok_or_else(|| Error::corrupt("too many tiles"))?)?;
-        let front = PREFIX + header_len + padding(header_len) + carried_len + directory.len();
-        reader.padding(front)?;
-        let prefix = front + padding(front);
+        let prefix = PREFIX + header_len + padding(header_len) + carried_len + directory.len();
         if prefix > total || checksum(&bytes[..prefix]) != sum {
             return Err(Error::corrupt("checksum of the chunk's header"));
         }
@@ -352,7 +358,7 @@ impl<'a> Chunk<'a> {
         if !carried.is_empty() && carried.len() != header.pipeline.len() {
             return Err(Error::corrupt("carried data of another number of stages"));
         }
-        sizes.padding += padding(header_len) + padding(front);
+        sizes.padding += padding(header_len);
         let mut directory = Reader::new(directory);
         let mut entries = Vec::with_capacity(tiles);
         let mut offset = 0usize;
@@ -432,6 +438,9 @@ impl<'a> Chunk<'a> {
     /// If stages are not linked, if the profile is missing or another one, if the carried data is corrupt.
     pub fn bind(&self, registry: &Registry, profile: Option<&Profile>) -> Result<Arc<Plan>> {
         let pipeline = Pipeline::new(registry, &self.header.pipeline)?;
+        if pipeline.specs() != self.header.pipeline {
+            return Err(Error::corrupt("the chunk's pipeline is not written out in full"));
+        }
         match (&self.header.profile, profile) {
             (None, _) => {
                 let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, _: &Front| {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk::{MAJOR, MINOR, check_tokens, check_version};
+use crate::json;
 use crate::wire::{Reader, padding};
 use crate::{Chunk, Error, Geometry, Limits, Result, ResultExt};
 
@@ -35,9 +36,9 @@ impl ContainerHeader {
     /// # Errors
     /// What `out` reports.
     pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<usize> {
-        let header = serde_json::to_vec(self)?;
-        let len =
-            u32::try_from(header.len()).map_err(|_| std::io::Error::other("metadata of more than 4 GiB"))?;
+        let header = json::canonical(self).map_err(std::io::Error::other)?;
+        let len = u32::try_from(header.len()).ok().filter(|len| *len <= Limits::default().max_header);
+        let len = len.ok_or_else(|| std::io::Error::other("metadata beyond the limit of a header"))?;
         let mut bytes = Vec::with_capacity(PREFIX + header.len() + 4);
         bytes.extend(MAGIC);
         bytes.extend([MAJOR, MINOR, 0, 0]);
@@ -76,6 +77,9 @@ impl<'a> Container<'a> {
     /// # Errors
     /// Corrupt or truncated bytes, another version, sizes over the limits.
     pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self> {
+        if bytes.is_empty() {
+            return Err(Error::corrupt("the file is empty"));
+        }
         let mut reader = Reader::new(bytes);
         if reader.take(4)? != MAGIC {
             return Err(Error::corrupt("not a cacheg container (no `CGKV` at its front)"));

@@ -37,6 +37,17 @@ impl Dtype {
         }
     }
 
+    /// The largest finite value.
+    pub const fn max(self) -> f32 {
+        match self {
+            Self::F16 => 65_504.0,
+            Self::Bf16 => f32::from_bits(0x7f7f_0000),
+            Self::F32 => f32::MAX,
+            Self::F8E4m3 => 448.0,
+            Self::F8E5m2 => 57_344.0,
+        }
+    }
+
     /// Bits of one element.
     pub const fn bits(self) -> usize {
         self.size() * 8

@@ -5,7 +5,7 @@ use ndarray::ArrayView2;
 use crate::kv::{describe, first_non_finite, matrix, matrix_mut};
 use crate::{
     Alphabet, BindCx, BoundQuantizer, BoundTransform, Error, Escapes, Geometry, KvView, Part, PartCx, Plane,
-    Result, ResultExt, Role, Source, StageData, TileCx,
+    Result, Role, Source, StageData, TileCx,
 };
 
 /// Most parts of one plane.
@@ -48,11 +48,16 @@ impl Front {
         BindCx::new(&self.planes, &self.parts, data, source)
     }
 
-    pub(crate) fn push_transform(&mut self, transform: Box<dyn BoundTransform>) -> Result<()> {
+    /// Refuses a further transform behind one that makes parts.
+    pub(crate) fn check_can_follow(&self) -> Result<()> {
         let several = |t: &dyn BoundTransform| self.planes.iter().any(|plane| t.parts(plane).len() != 1);
         if self.transforms.last().is_some_and(|last| several(&**last)) {
             return Err(Error::setting("no transform can follow one that splits planes into parts"));
         }
+        Ok(())
+    }
+
+    pub(crate) fn push_transform(&mut self, transform: Box<dyn BoundTransform>) -> Result<()> {
         self.align(transform.row_multiple())?;
         self.transforms.push(transform);
         Ok(())
@@ -108,6 +113,12 @@ impl Front {
         self.quantizer.as_deref().ok_or_else(|| Error::setting("no quantizer"))
     }
 
+    /// Whether every bit comes back.
+    fn exact(&self) -> bool {
+        self.quantizer.as_ref().is_some_and(|quantizer| quantizer.exact())
+            && self.transforms.iter().all(|transform| transform.exact())
+    }
+
     pub(crate) fn escapes(&self) -> bool {
         self.quantizer.as_ref().is_some_and(|quantizer| quantizer.escapes())
     }
@@ -154,7 +165,7 @@ impl Front {
         let (plane, rows, cols) = (tile.plane, tile.rows, tile.plane.channels());
         let len = rows * cols;
         view.load(plane.index, token, rows, &mut scratch.x[..len]);
-        if !self.quantizer.as_ref().is_some_and(|quantizer| quantizer.exact()) {
+        if !self.exact() {
             check_finite(plane, token, &scratch.x[..len])?;
         }
         for transform in &self.transforms[..count] {
@@ -228,6 +239,9 @@ impl Front {
         for (cx, alphabets) in self.part_cxs(tile) {
             self.forward_part(tile, &cx, scratch)?;
             let values = cx.rows * cx.cols;
+            if quantizer.exact() && !self.exact() {
+                check_range(tile.plane, &scratch.parts[cx.index][..values])?;
+            }
             let base = out.symbols_done;
             let symbols = &mut out.symbols[base..base + values * alphabets.len()];
             out.symbols_done += symbols.len();
@@ -309,6 +323,16 @@ fn unwrapped<'a>(views: [Option<ArrayView2<'a, f32>>; MAX_PARTS]) -> [ArrayView2
     views.map(|view| view.unwrap_or_else(|| matrix(&[], 0, 0)))
 }
 
+/// A quantizer that keeps elements as they are would clamp what a transform has driven out of their range.
+fn check_range(plane: &Plane, part: &[f32]) -> Result<()> {
+    let max = plane.shape.dtype.max();
+    // Not `>`: a NaN is out of range, too.
+    if part.iter().all(|x| x.abs() <= max) {
+        return Ok(());
+    }
+    Err(Error::data(format!("the transforms lead to values beyond the range of {}", plane.shape.dtype)))
+}
+
 fn check_finite(plane: &Plane, token: usize, rows: &[f32]) -> Result<()> {
     let Some(index) = first_non_finite(rows) else { return Ok(()) };
     let (row, channel) = (index / plane.channels(), index % plane.channels());
@@ -321,5 +345,4 @@ fn check_finite(plane: &Plane, token: usize, rows: &[f32]) -> Result<()> {
         token + row,
         channel % dim
     )))
-    .at(|| format!("tensor `{}`", plane.name()))
 }

@@ -285,8 +285,15 @@ impl Geometry {
         if layers == 0 {
             return Err(Error::data("no layers"));
         }
+        if self.layers.windows(2).any(|pair| LayerGroup { repeat: pair[0].repeat, ..pair[1] } == pair[0]) {
+            return Err(Error::data("equal neighbouring layers that are not one group"));
+        }
         if layers > u64::from(limits.max_layers) {
             return Err(Error::limit(format!("{layers} layers")));
+        }
+        let channels = self.values_per_token();
+        if channels > limits.max_model_channels {
+            return Err(Error::limit(format!("{channels} channels in all layers")));
         }
         Ok(())
     }

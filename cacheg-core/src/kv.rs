@@ -41,7 +41,7 @@ impl<'a> KvView<'a> {
     /// `first_position` is the position of the first token in the model's sequence.
     ///
     /// # Errors
-    /// If the number of slices or a slice's length does not fit the geometry.
+    /// If the number of slices or a slice's length does not fit the geometry, or positions 64 bits.
     pub fn new(
         geometry: Geometry,
         tokens: usize,
@@ -51,6 +51,9 @@ impl<'a> KvView<'a> {
     ) -> Result<Self> {
         let planes = geometry.planes();
         check_lengths(&planes, tokens, bytes.iter().map(|b| b.len()))?;
+        if first_position.checked_add(tokens as u64).is_none() {
+            return Err(Error::data("positions beyond 64 bits"));
+        }
         Ok(Self { geometry, planes, tokens, first_position, order, bytes })
     }
 
@@ -201,6 +204,24 @@ impl KvCache {
         let bytes = |plane: &Plane| vec![0; plane.channels() * plane.shape.dtype.size() * tokens];
         let planes = geometry.planes().iter().map(bytes).collect();
         Self { geometry: geometry.clone(), tokens, first_position, planes }
+    }
+
+    /// As [`zeros`](Self::zeros), but a cache that memory does not suffice for is an error.
+    ///
+    /// # Errors
+    /// If the system refuses so much memory.
+    pub fn try_zeros(geometry: &Geometry, tokens: usize, first_position: u64) -> Result<Self> {
+        let bytes =
+            geometry.bytes_per_token().checked_mul(tokens as u64).and_then(|n| usize::try_from(n).ok());
+        // Asked for and given back: zeroed allocations cannot fail softly, and zeroing by hand would touch
+        // all of it on one thread.
+        if bytes.is_none_or(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_err()) {
+            return Err(Error::limit(format!(
+                "no memory for {tokens} tokens of {} bytes",
+                geometry.bytes_per_token()
+            )));
+        }
+        Ok(Self::zeros(geometry, tokens, first_position))
     }
 
     /// A cache of `values(plane, token, channel)`, narrowed to each plane's element type.

@@ -14,6 +14,7 @@ mod dtype;
 mod error;
 mod front;
 mod geometry;
+mod json;
 mod kv;
 mod kv_file;
 mod limits;

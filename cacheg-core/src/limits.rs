@@ -8,6 +8,8 @@ pub struct Limits {
     pub max_layers: u32,
     /// Channels of one plane.
     pub max_channels: u32,
+    /// Channels of all planes of a model: tables and indices grow with them.
+    pub max_model_channels: u64,
     /// Tokens of one container.
     pub max_tokens: u64,
     /// Bytes of a header (JSON).
@@ -25,6 +27,7 @@ impl Default for Limits {
         Self {
             max_layers: 4096,
             max_channels: 1 << 20,
+            max_model_channels: 1 << 24,
             max_tokens: 1 << 26,
             max_header: 64 << 20,
             max_carried: 1 << 30,

@@ -29,6 +29,12 @@ impl Pipeline {
     /// # Errors
     /// Unknown stages, other format versions than the linked ones, bad settings, a wrong order.
     pub fn new(registry: &Registry, stages: &[StageSpec]) -> Result<Self> {
+        if stages.len() > MAX_STAGES {
+            return Err(Error::limit(format!(
+                "a pipeline of {} stages; {MAX_STAGES} are possible",
+                stages.len()
+            )));
+        }
         let mut transforms: Vec<Arc<dyn Transform>> = Vec::new();
         let (mut quantizer, mut coder) = (None, None);
         let mut specs = Vec::with_capacity(stages.len());
@@ -95,6 +101,9 @@ impl Pipeline {
         &*self.coder
     }
 }
+
+/// Each one is a pass over every tile, and the list may come from a file.
+const MAX_STAGES: usize = 18;
 
 const ORDER: &str = "a pipeline is any number of transforms, one quantizer, one coder, in this order";
 

@@ -97,6 +97,7 @@ impl Plan {
         };
         let place = |name: &str| format!("stage `{name}`");
         for transform in pipeline.transforms() {
+            front.check_can_follow().at(|| place(transform.name()))?;
             let data = data_of(&Wanted::Transform(&**transform), &front)?;
             let bound = transform.bind(&front.bind_cx(data.as_ref(), source));
             front.push_transform(bound.at(|| place(transform.name()))?).at(|| place(transform.name()))?;

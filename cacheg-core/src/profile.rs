@@ -10,6 +10,7 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::json;
 use crate::spec::StageSpec;
 use crate::tensor_file::{Header, quoted};
 use crate::{Error, Geometry, Limits, Result, StageData};
@@ -54,7 +55,8 @@ impl Profile {
     ) -> Result<Self> {
         let sections: Vec<Section> =
             sections.into_iter().map(|(stages, data)| Section { stages, data }).collect();
-        let json = |e: serde_json::Error| Error::data(format!("profile header: {e}"));
+        // serde_json writes UTF-8.
+        let text = |json: Vec<u8>| String::from_utf8_lossy(&json).into_owned();
         let headers: Vec<SectionHeader> = sections
             .iter()
             .enumerate()
@@ -62,8 +64,8 @@ impl Profile {
             .collect();
         let metadata = HashMap::from([
             ("cacheg_profile".to_owned(), VERSION.to_owned()),
-            ("geometry".to_owned(), serde_json::to_string(&geometry).map_err(json)?),
-            ("sections".to_owned(), serde_json::to_string(&headers).map_err(json)?),
+            ("geometry".to_owned(), text(json::canonical(&geometry)?)),
+            ("sections".to_owned(), text(json::canonical(&headers)?)),
             ("contexts".to_owned(), contexts.to_string()),
             ("tokens".to_owned(), tokens.to_string()),
         ]);
@@ -156,12 +158,12 @@ impl Profile {
     pub(crate) fn section(&self, stages: &[StageSpec]) -> Result<&StageData> {
         let found = self.sections.iter().find(|section| section.stages == stages);
         found.map(|section| &section.data).ok_or_else(|| {
-            let known: Vec<String> = self.sections().map(crate::spec::format).collect();
+            let known: Vec<String> = self.sections().map(|stages| format!("\n    {}", crate::spec::format(stages))).collect();
             Error::profile(format!(
-                "profile {} has no data for `{}`; it was calibrated for: {}",
+                "profile {} has no data for `{}`; calibrate one with `--preset` or `--pipeline`. It was calibrated for{}",
                 short(&self.hash),
                 crate::spec::format(stages),
-                known.join(" and ")
+                known.concat()
             ))
         })
     }

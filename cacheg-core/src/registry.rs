@@ -133,10 +133,10 @@ impl Registry {
                 .map(|known| (strsim::damerau_levenshtein(name, known), *known))
                 .min()
                 .filter(|(distance, known)| *distance <= known.len().div_ceil(3));
-            let hint = nearest.map_or(String::new(), |(_, known)| format!("; did you mean `{known}`?"));
+            let hint = nearest.map_or(String::new(), |(_, known)| format!("; did you mean `{known}`"));
             let known: Vec<&str> = self.plugins.keys().copied().collect();
             Error::setting(format!(
-                "unknown stage `{name}`{hint} Linked are: {}. A stage of another crate must be linked and \
+                "unknown stage `{name}`{hint}. Linked are: {}. A stage of another crate must be linked and \
                  named in the program (`use that_crate as _;`).",
                 known.join(", ")
             ))

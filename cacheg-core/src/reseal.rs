@@ -26,7 +26,7 @@ pub fn chunk(bytes: &mut [u8]) -> Option<usize> {
     let total = usize::try_from(total).ok().filter(|total| (PREFIX..=bytes.len()).contains(total))?;
     let (header, carried, tiles) = (field(bytes, 16)?, field(bytes, 20)?, field(bytes, 24)?);
     let directory = PREFIX + header + padding(header) + carried;
-    let payload = (directory + tiles * ENTRY).next_multiple_of(4);
+    let payload = directory + tiles * ENTRY;
     if payload > total {
         return None;
     }

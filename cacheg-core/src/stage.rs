@@ -193,6 +193,11 @@ pub trait BoundTransform: Send + Sync {
         1
     }
 
+    /// Gives every bit back, NaN included; other transforms are never given values that are not finite.
+    fn exact(&self) -> bool {
+        false
+    }
+
     /// Computes a part from the tile `x`. `done` holds the earlier parts as the decoder will see them.
     ///
     /// # Errors

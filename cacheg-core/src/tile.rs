@@ -60,12 +60,18 @@ impl Layout {
             return Err(Error::corrupt(format!("tiles of {rows} tokens and {group} of {all_planes} planes")));
         }
         let layout = Self { tokens, rows, planes: group, all_planes };
-        let per_token = |tile: &[Plane]| tile.iter().map(|plane| plane.channels() as u64).sum::<u64>();
-        let channels = planes.chunks(group).map(per_token).max().unwrap_or(0);
-        if channels.saturating_mul(rows.min(tokens) as u64) > limits.max_tile_values {
-            return Err(Error::limit(format!("a tile of {rows} tokens × {channels} channels")));
-        }
+        layout.check(planes, limits)?;
         Ok(layout)
+    }
+
+    /// Refuses tiles that no reader would take.
+    pub(crate) fn check(&self, planes: &[Plane], limits: &Limits) -> Result<()> {
+        let per_token = |tile: &[Plane]| tile.iter().map(|plane| plane.channels() as u64).sum::<u64>();
+        let channels = planes.chunks(self.planes).map(per_token).max().unwrap_or(0);
+        if channels.saturating_mul(self.rows.min(self.tokens) as u64) > limits.max_tile_values {
+            return Err(Error::limit(format!("a tile of {} tokens × {channels} channels", self.rows)));
+        }
+        Ok(())
     }
 
     fn blocks(&self) -> usize {

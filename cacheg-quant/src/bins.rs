@@ -191,7 +191,7 @@ impl Quantizer for Bins {
             Some(_) => sigma::get(cx)?,
         }
         .into_iter();
-        let modes: Vec<Vec<Mode>> = cx
+        let modes = cx
             .planes
             .iter()
             .zip(cx.parts)
@@ -200,14 +200,15 @@ impl Quantizer for Bins {
                     let sigma = sigmas.next();
                     match (&self.0.step, sigma) {
                         (Some(step), Some(sigma)) if part.role != Role::Anchor => {
-                            Mode::Step(Step::new(sigma, by_layer(step, plane), self.0.level, self.0.reach))
+                            let factor = by_layer(step, plane);
+                            Step::new(sigma, factor, self.0.level, self.0.reach).map(Mode::Step)
                         }
-                        _ => Mode::Absmax(Absmax::new(self.0.bins(plane, part.role), self.0.scale)),
+                        _ => Ok(Mode::Absmax(Absmax::new(self.0.bins(plane, part.role), self.0.scale))),
                     }
                 });
-                modes.collect()
+                modes.collect::<Result<Vec<Mode>>>()
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         let escapes = modes.iter().flatten().any(|mode| matches!(mode, Mode::Step(_)));
         Ok(Box::new(Bound { modes, escapes }))
     }

@@ -56,6 +56,10 @@ impl Transform for Identity {
 }
 
 impl BoundTransform for Identity {
+    fn exact(&self) -> bool {
+        true
+    }
+
     fn forward(
         &self,
         tile: &TileCx<'_>,

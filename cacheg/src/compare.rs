@@ -14,7 +14,7 @@ pub struct Difference {
     pub rmse: f64,
     /// Mean square of the first cache over mean squared error, dB; infinite for equal caches.
     pub snr_db: f64,
-    /// Cosine between the caches as vectors.
+    /// Cosine between the caches as vectors; 0 if just one of them is zero, NaN if an error is not finite.
     pub cosine: f64,
 }
 
@@ -60,12 +60,17 @@ impl Sums {
 
     /// The differences.
     pub fn difference(&self) -> Difference {
-        let ratio = |n: f64, d: f64| if d == 0.0 { 1.0 } else { n / d };
+        let cosine = match (self.a * self.b).sqrt() {
+            _ if self.max.is_nan() || self.max.is_infinite() => f64::NAN,
+            // Two zero vectors are the same; one has no direction.
+            0.0 => f64::from(u8::from(self.error == 0.0)),
+            norms => self.product / norms,
+        };
         Difference {
             max_error: self.max,
             rmse: (self.error / self.values.max(1.0)).sqrt(),
             snr_db: if self.error == 0.0 { f64::INFINITY } else { 10.0 * (self.a / self.error).log10() },
-            cosine: ratio(self.product, (self.a * self.b).sqrt()),
+            cosine,
         }
     }
 }
@@ -122,5 +127,8 @@ mod tests {
         assert!(of(&[(f32::NAN, 1.0)]).max_error.is_nan());
         assert_eq!(of(&[(1.0, 1.0)]).snr_db, f64::INFINITY);
         assert_eq!(of(&[]).rmse, 0.0);
+        assert_eq!(of(&[(1.0, 0.0)]).cosine, 0.0);
+        assert_eq!(of(&[(0.0, 0.0)]).cosine, 1.0);
+        assert!(of(&[(f32::NAN, 1.0), (1.0, 1.0)]).cosine.is_nan());
     }
 }

@@ -69,7 +69,7 @@ impl Decode<'_> {
     /// Corrupt bytes, sizes over the limits, a missing or wrong profile, stages that are not linked.
     pub fn run(&self, bytes: &[u8], limits: &Limits, progress: Progress<'_>) -> Result<Decoded> {
         let Container { header, chunks, .. } = Container::parse(bytes, limits)?;
-        let mut cache = KvCache::zeros(&header.geometry, header.tokens as usize, header.position);
+        let mut cache = KvCache::try_zeros(&header.geometry, header.tokens as usize, header.position)?;
         let mut view = cache.view_mut();
         let mut bound: Option<(&Chunk<'_>, Box<dyn Decoder>)> = None;
         for (index, chunk) in chunks.iter().enumerate() {

@@ -22,11 +22,20 @@ impl OutputFile {
     /// # Errors
     /// If the path exists and `force` is not set, or if the folder cannot be written to.
     pub fn create(path: &Path, force: bool) -> Result<Self> {
-        if path.is_dir() {
-            return Err(exists(path, "it is a directory"));
-        }
-        if !force && path.exists() {
-            return Err(exists(path, "give --force to replace it"));
+        let target;
+        let path = match std::fs::symlink_metadata(path) {
+            Err(_) => path,
+            Ok(found) if found.is_symlink() => {
+                // What a link names is replaced, not the link; a dangling one names nothing we could check.
+                target = path.canonicalize().map_err(|e| Error::io("cannot follow", path, e))?;
+                &target
+            }
+            Ok(_) => path,
+        };
+        match std::fs::metadata(path) {
+            Ok(found) if !found.is_file() => return Err(exists(path, "it is not a regular file")),
+            Ok(_) if !force => return Err(exists(path, "give --force to replace it")),
+            _ => {}
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
@@ -66,7 +75,7 @@ fn exists(path: &Path, what: &str) -> Error {
     Error::io(
         "cannot write",
         path,
-        std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("the file exists; {what}")),
+        std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("it exists; {what}")),
     )
 }
 
@@ -107,5 +116,22 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"three");
         assert!(OutputFile::create(folder.path(), true).is_err());
         assert!(OutputFile::create(&folder.path().join("no/such"), false).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(OutputFile::create(&link, true).is_err(), "dangling");
+        std::fs::write(&target, "old").unwrap();
+        let mut file = OutputFile::create(&link, true).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit().unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        let error = OutputFile::create(Path::new("/dev/null"), true).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 }

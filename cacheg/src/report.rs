@@ -23,7 +23,8 @@ impl Report {
     /// A report of this program's command, with date and machine.
     pub fn new(program: &str) -> Self {
         let mut fields = Map::new();
-        let words: Vec<String> = std::env::args().skip(1).collect();
+        let words: Vec<String> =
+            std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
         fields.insert("command".into(), format!("{program} {}", words.join(" ")).into());
         fields.insert("date".into(), humantime::format_rfc3339_seconds(SystemTime::now()).to_string().into());
         fields.insert("machine".into(), machine().into());
@@ -75,8 +76,19 @@ fn cell(value: &Value, decimals: usize) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Number(number) if !number.is_f64() => number.to_string(),
-        number => number.as_f64().map_or_else(|| number.to_string(), |n| format!("{n:.decimals$}")),
+        number => number.as_f64().map_or_else(|| number.to_string(), |n| decimal(n, decimals)),
     }
+}
+
+/// So many decimals, unless they would say nothing or too much.
+fn decimal(n: f64, decimals: usize) -> String {
+    let tiny = n != 0.0 && n.abs() < 0.5 * 0.1f64.powi(decimals as i32);
+    if tiny || n.abs() >= 1e9 { format!("{n:.3e}") } else { format!("{n:.decimals$}") }
+}
+
+/// Bits per value; nothing if there are no values.
+pub fn per_value(bytes: u64, values: u64) -> Option<f64> {
+    (values > 0).then(|| bytes as f64 * 8.0 / values as f64)
 }
 
 /// A number for JSON, which has no infinities: those become text.

@@ -62,7 +62,7 @@ fn profiles_and_free_pipelines() {
     fails(at, &["decode", "x.cgkv", "-o", "y.safetensors"], 1, "was encoded with profile");
     assert!(!at.join("y.safetensors").exists());
     assert!(ok(at, &["inspect", "x.cgkv"]).contains("give --profile"));
-    assert!(ok(at, &["inspect", "x.cgkv", "--profile", "m.cgprof"]).contains("entropy-coded"));
+    assert!(ok(at, &["inspect", "x.cgkv", "--profile", "m.cgprof"]).contains("coder's streams"));
     ok(at, &["decode", "x.cgkv", "-o", "y.safetensors", "--profile", "m.cgprof"]);
     ok(at, &["compare", kv, "y.safetensors", "--max-rmse", "0.5"]);
     fails(at, &["compare", kv, "y.safetensors", "--max-rmse", "0.0001"], 1, "root mean squared error");
@@ -88,7 +88,38 @@ fn mistakes_are_answered_with_what_to_do() {
     fails(at, &["encode", kv, "-o", "x", "--profile", "there"], 1, ".cgprof");
     fails(at, &["profile", "-o", "x"], 2, "INPUTS");
     fails(at, &["nonsense"], 2, "nonsense");
+    fails(at, &["decode", ".", "-o", "x"], 1, "not a regular file");
+    fails(at, &["demo", "--threads", "0"], 2, "threads");
+    fails(at, &["compare", kv, kv, "--max-rmse", "nan"], 2, "max-rmse");
+    fails(
+        at,
+        &["encode", kv, "-o", "x", "--pipeline", "anchor-delta|mean|uniform|raw"],
+        2,
+        "no transform can follow",
+    );
     assert_eq!(std::fs::read_dir(at).unwrap().count(), 1, "failures leave nothing behind");
+}
+
+/// Names are bytes on Unix.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"x\xff.cgkv");
+    let run = |args: &[&std::ffi::OsStr]| {
+        Command::new(env!("CARGO_BIN_EXE_cacheg")).current_dir(folder.path()).args(args).output().unwrap()
+    };
+    let out = run(&[
+        "encode".as_ref(),
+        sample().as_os_str(),
+        "--preset".as_ref(),
+        "q4".as_ref(),
+        "-o".as_ref(),
+        name,
+    ]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(run(&["inspect".as_ref(), name]).status.success());
 }
 
 /// A file-size limit stands for a full disk: writes fail in the same place.

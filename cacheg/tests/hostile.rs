@@ -4,9 +4,9 @@
 
 mod common;
 
-use cacheg::core::{Chunk, Container, reseal};
-use cacheg::{ErrorKind, Limits, Pipeline, Profile, calibrate, spec};
-use common::{cache, decode, encode, mixed, specs};
+use cacheg::core::{Chunk, Container, Dtype, LayerGroup, reseal};
+use cacheg::{ErrorKind, Geometry, KvCache, Limits, Pipeline, Profile, calibrate, spec};
+use common::{cache, decode, encode, mixed, shape, specs};
 
 #[test]
 fn every_flip_and_every_truncation_is_noticed() {
@@ -112,7 +112,7 @@ fn a_missing_or_wrong_profile_is_named() {
         encode(&registry, "uniform(bits=3)|rans", &cache(&geometry, 20, 3), Some(&right), 50).unwrap_err();
     assert!(error.kind() == ErrorKind::Profile && error.to_string().contains("calibrated for"), "{error}");
     let sample = cacheg::sample().unwrap();
-    let kv = cacheg::KvCache::copy_of(&sample.view(), 0, 5);
+    let kv = KvCache::copy_of(&sample.view(), 0, 5);
     let error = encode(&registry, spec, &kv, Some(&right), 50).unwrap_err();
     assert!(error.kind() == ErrorKind::Profile && error.to_string().contains("another model"), "{error}");
 
@@ -161,4 +161,70 @@ fn wrong_specs_say_what_to_write() {
         assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{spec}");
         assert!(error.to_string().contains(expected), "{spec}: {error}");
     }
+}
+
+/// What no reader would take is not written.
+#[test]
+fn encoders_keep_to_the_readers_limits() {
+    let registry = cacheg::builtins().unwrap();
+    let wide =
+        LayerGroup { repeat: 1, key: shape(1, 12_288, Dtype::F8E4m3), value: None, latent: None, rope: None };
+    let kv = KvCache::zeros(&Geometry::new([wide]).unwrap(), 1_500, 0);
+    let error =
+        encode(&registry, "uniform(bits=4;axis=channel;group=1500)|raw", &kv, None, 1_500).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    let many = LayerGroup {
+        repeat: 4_096,
+        key: shape(1, 8_192, Dtype::F8E4m3),
+        value: None,
+        latent: None,
+        rope: None,
+    };
+    assert_eq!(Geometry::new([many]).unwrap_err().kind(), ErrorKind::Limit);
+    let long = vec!["identity"; 20].join("|") + "|uniform|raw";
+    assert_eq!(Pipeline::parse(&registry, &long).unwrap_err().kind(), ErrorKind::Limit);
+}
+
+#[test]
+fn no_setting_and_no_transform_makes_rubbish_silently() {
+    let registry = cacheg::builtins().unwrap();
+    let geometry = mixed();
+    let kv = cache(&geometry, 20, 1);
+    for spec in ["mean|bins(step=1e300)|raw", "anchor-delta|bins(step=1;level=1e300)|rans"] {
+        let error = encode(&registry, spec, &kv, None, 50).unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::InvalidSetting && error.to_string().contains("too large"),
+            "{error}"
+        );
+    }
+    // `bytes` keeps every bit, but the transforms before it may not.
+    let nan = KvCache::from_fn(&geometry, 4, |_, token, _| if token == 2 { f32::NAN } else { 1.0 });
+    let large =
+        KvCache::from_fn(&geometry, 4, |plane, token, _| plane.shape.dtype.max() * [1.0, -1.0][token % 2]);
+    for transform in ["hadamard", "anchor-delta"] {
+        for kv in [&nan, &large] {
+            let error = encode(&registry, &format!("{transform}|bytes|raw"), kv, None, 50).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{transform}: {error}");
+        }
+    }
+    let bytes = encode(&registry, "identity|bytes|raw", &nan, None, 50).unwrap();
+    assert_eq!(decode(&registry, &bytes, None).unwrap(), nan);
+}
+
+/// A stage without its version would lose the guard against other versions.
+#[test]
+fn pipelines_and_geometries_must_be_written_out() {
+    let registry = cacheg::builtins().unwrap();
+    let bytes = encode(&registry, "identity|uniform|raw", &cache(&mixed(), 3, 1), None, 50).unwrap();
+    let text = br#"{"config":{},"name":"identity","version":1},"#;
+    let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+    let mut bad = bytes.clone();
+    let short = br#"{            "name":"identity"            },"#;
+    bad[at..at + text.len()].copy_from_slice(&short[..]);
+    reseal::container(&mut bad);
+    let error = decode(&registry, &bad, None).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("written out"), "{error}");
+    let unmerged = r#"{"layers":[{"key":{"dtype":"f16","head_dim":4,"heads":1}},{"key":{"dtype":"f16","head_dim":4,"heads":1}}]}"#;
+    let geometry: Geometry = serde_json::from_str(unmerged).unwrap();
+    assert!(geometry.validate(&Limits::default()).is_err());
 }

@@ -15,10 +15,16 @@ pub(super) struct Step {
 
 impl Step {
     /// `sigma` is finite and not negative, `factor` and `level` are positive, `reach` is 1 to 127.
-    pub(super) fn new(sigma: f32, factor: f64, level: f64, reach: u8) -> Self {
+    ///
+    /// # Errors
+    /// If a value within reach would not be finite.
+    pub(super) fn new(sigma: f32, factor: f64, level: f64, reach: u8) -> Result<Self> {
         let exact = if sigma == 0.0 { 1.0 } else { f64::from(sigma) * factor * level };
         let step = carried::widen(carried::bf16(exact)).max(f32::MIN_POSITIVE);
-        Self { step, reach }
+        if !(f32::from(reach) * step).is_finite() {
+            return Err(Error::setting(format!("a step of {exact:e} is too large; lower `step` or `level`")));
+        }
+        Ok(Self { step, reach })
     }
 
     pub(super) fn alphabet(&self) -> Alphabet {

@@ -36,7 +36,7 @@ impl PipelineArgs {
 
 /// Opens a KV cache by memory map.
 pub(crate) fn kv(path: &Path) -> Result<KvFile> {
-    KvFile::open(path, &Limits::default()).at(|| path.display())
+    KvFile::open(path, &Limits::default())
 }
 
 /// Reads a profile, if one is given.
@@ -50,8 +50,13 @@ pub(crate) fn profile(path: Option<&PathBuf>) -> Result<Option<Profile>> {
 pub(crate) fn container(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
-    if let Ok(metadata) = file.metadata() {
-        bytes.reserve_exact(usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1));
+    let metadata = file.metadata().map_err(|e| Error::io("cannot open", path, e))?;
+    if !metadata.is_file() {
+        return Err(Error::unsupported(format!("{} is not a regular file", path.display())));
+    }
+    let room = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_add(1);
+    if bytes.try_reserve_exact(room).is_err() {
+        return Err(Error::limit(format!("no memory for {}", path.display())));
     }
     let mut file = file;
     file.read_to_end(&mut bytes).map_err(|e| Error::io("cannot read", path, e))?;

@@ -19,11 +19,18 @@ pub(crate) struct Args {
     /// What is compared with it
     b: PathBuf,
     /// Fail (exit code 1) if the root mean squared error over everything is larger
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = bound)]
     max_rmse: Option<f64>,
     /// Report as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn bound(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(bound) if bound >= 0.0 => Ok(bound),
+        _ => Err("a number that is not negative".into()),
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {

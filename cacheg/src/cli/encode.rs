@@ -9,7 +9,7 @@ use cacheg::{Encoder, Result, flow};
 use serde_json::json;
 
 use super::args::{self, PipelineArgs};
-use cacheg::report::{Report, progress};
+use cacheg::report::{Report, per_value, progress};
 
 #[derive(clap::Args)]
 #[command(
@@ -61,8 +61,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "codec": name,
         "tokens": file.tokens(),
         "bytes": bytes,
-        "bits_per_value": bytes as f64 * 8.0 / values.max(1) as f64,
-        "ratio": raw as f64 / bytes as f64,
+        "bits_per_value": per_value(bytes, values),
+        "ratio": (values > 0).then_some(raw as f64 / bytes as f64),
         "encode_mb_s": raw as f64 / 1e6 / seconds,
     }));
     report.print(args.json, |report| {

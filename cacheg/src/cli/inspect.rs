@@ -8,7 +8,7 @@ use cacheg::{Geometry, Limits, Profile, Registry, Result};
 use serde_json::json;
 
 use super::args;
-use cacheg::report::{Report, stages};
+use cacheg::report::{Report, per_value, stages};
 
 #[derive(clap::Args)]
 #[command(
@@ -20,6 +20,9 @@ pub(crate) struct Args {
     /// The profile that the container was encoded with, if any
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
+    /// Refuse containers that decode to more than this
+    #[arg(long, value_name = "GIB", default_value = "64")]
+    max_output: u32,
     /// Report as JSON
     #[arg(long)]
     json: bool,
@@ -29,7 +32,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let registry = cacheg::builtins()?;
     let profile = args::profile(args.profile.as_ref())?;
     let bytes = args::container(&args.input)?;
-    let container = Container::parse(&bytes, &Limits::default()).at(|| args.input.display())?;
+    let mut limits = Limits::default();
+    limits.max_output = u64::from(args.max_output) << 30;
+    let container = Container::parse(&bytes, &limits).at(|| args.input.display())?;
     let mut sums = Sums::default();
     for (index, chunk) in container.chunks.iter().enumerate() {
         sums.add(chunk, &registry, profile.as_ref())
@@ -44,18 +49,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 "name": name,
                 "bytes": bytes,
                 "percent": bytes as f64 * 100.0 / sums.total(container.header_bytes) as f64,
-                "bits_per_value": bytes as f64 * 8.0 / values.max(1) as f64,
+                "bits_per_value": per_value(bytes as u64, values),
             }));
         }
     };
-    row("payload: entropy-coded streams".into(), sums.bytes.tiles.stream);
+    row("payload: the coder's streams".into(), sums.bytes.tiles.stream);
     row("escapes".into(), sums.bytes.tiles.escapes);
     row("scales (side information)".into(), sums.bytes.tiles.side);
     if sums.undivided > 0 {
         row("tiles (give --profile to divide them)".into(), sums.undivided);
     }
     for (stage, bytes) in &sums.carried {
-        row(format!("tables: carried for `{stage}`"), *bytes);
+        row(format!("data carried for `{stage}`"), *bytes);
     }
     row("directory: tile lengths and checksums".into(), sums.bytes.directory);
     row("chunk headers".into(), sums.bytes.header);
@@ -68,17 +73,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.field("tokens", header.tokens);
     report.field("chunks", header.chunks);
     report.field("bytes", bytes.len());
-    report.field("bits_per_value", bytes.len() as f64 * 8.0 / values.max(1) as f64);
+    report.field("bits_per_value", per_value(bytes.len() as u64, values));
     report.field("ideal_stream_bytes", json!(sums.ideal_bits.map(|bits| bits / 8.0)));
     report.field("geometry", json!(header.geometry));
     report.field("pipeline", json!(first.map(Chunk::pipeline)));
     report.field("profile", json!(first.and_then(Chunk::profile)));
     report.print(args.json, |report| {
         let mut text = format!(
-            "{}: {} tokens in {} chunks, positions from {}\n",
+            "{}: {} tokens in {} chunk{}, positions from {}\n",
             args.input.display(),
             header.tokens,
             header.chunks,
+            if header.chunks == 1 { "" } else { "s" },
             header.position
         );
         let _ = writeln!(text, "geometry:\n{}", geometry(&header.geometry));

@@ -19,13 +19,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(
     version,
-    about,
+    about = "LLM KV caches as compact, streamable containers",
     after_help = "Examples:\n  cacheg demo\n  cacheg encode kv.safetensors -o kv.cgkv --preset cachegen-paper\n  cacheg decode kv.cgkv -o back.safetensors\n\nExit codes: 0 done, 1 failed, 2 wrong usage. CACHEG_LOG=debug shows more."
 )]
 struct Cli {
     /// Threads to use [default: one per core]
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
@@ -72,7 +72,7 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     if let Some(threads) = cli.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
         pool.map_err(|e| Error::setting(format!("--threads {threads}: {e}")))?;
     }
     match cli.command {
