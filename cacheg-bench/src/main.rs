@@ -2,6 +2,7 @@
 
 mod codec;
 mod peak;
+mod throughput;
 
 use std::process::ExitCode;
 
@@ -13,6 +14,8 @@ use clap::Parser;
 enum Cli {
     /// Sizes against their bounds, peak memory, and time against length
     Codec(codec::Args),
+    /// Speed and size of coders against peers, and of whole encodes and decodes by preset and threads
+    Throughput(throughput::Args),
     /// Encode or decode in this process and print its peak memory (used by `codec`)
     #[command(hide = true)]
     Peak(peak::Args),
@@ -21,6 +24,7 @@ enum Cli {
 fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Codec(args) => codec::run(&args),
+        Cli::Throughput(args) => throughput::run(&args),
         Cli::Peak(args) => peak::run(&args),
     };
     match result {

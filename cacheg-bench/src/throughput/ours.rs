@@ -1,0 +1,220 @@
+//! Stages of cacheg as entrants.
+
+use cacheg::core::{
+    BindCx, BoundCoder, Build, Coder, CoderScratch, PartCx, ResultExt, Seen, Source, StageData, TileCx,
+};
+use cacheg::{Error, Registry, Result, spec};
+
+use super::race::{Codec, Entrant, Family, Work};
+use super::symbols::{Order, Stream, Symbols};
+
+/// The coders that are measured when none are named. `class` tables are what chunks carry and what profiles
+/// hold by default; a table per channel is the nearest to the entropy that order 0 can get, without its tables.
+pub(crate) const CODERS: [&str; 3] = ["rans(tables=class)", "rans(tables=channel)", "range(tables=channel)"];
+
+/// Ways in which the coders of this build can compute on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Level {
+    name: &'static str,
+}
+
+/// All of them, the slowest first.
+pub(crate) fn levels() -> Vec<Level> {
+    vec![Level { name: "scalar" }]
+}
+
+/// A coder bound to the tables of every context.
+pub(crate) struct Ours {
+    bound: Vec<Bound>,
+    streams: Vec<Stream>,
+}
+
+struct Bound {
+    coder: Box<dyn BoundCoder>,
+    scratch: CoderScratch,
+    /// Bytes of the tables, as a chunk would carry them.
+    tables_len: usize,
+}
+
+/// A coder for each spec and level.
+pub(crate) fn entrants(registry: &Registry, specs: &[String], symbols: &Symbols) -> Result<Vec<Entrant>> {
+    let mut entrants = Vec::new();
+    for spec in specs {
+        let coder = build(registry, spec)?;
+        // Only `rans` has levels.
+        let levels = if spec.starts_with("rans") { levels() } else { vec![Level { name: "" }] };
+        for level in levels {
+            let codec = Ours::with_own_tables(&*coder, symbols).at(|| spec)?;
+            let name = format!("{spec} {}", level.name).trim_end().to_owned();
+            let work = Work::Codec(Order::Token, Box::new(codec));
+            entrants.push(Entrant { name, family: Family::Ours, work });
+        }
+    }
+    Ok(entrants)
+}
+
+/// Builds a coder of one stage.
+pub(crate) fn build(registry: &Registry, spec: &str) -> Result<std::sync::Arc<dyn Coder>> {
+    let stages = spec::parse(spec)?;
+    let [stage] = stages.as_slice() else {
+        return Err(Error::setting(format!("`{spec}`: one stage is expected, a coder")));
+    };
+    match registry.get(&stage.name)?.build {
+        Build::Coder(build) => build(&stage.config),
+        _ => Err(Error::setting(format!("`{}` is no coder", stage.name))),
+    }
+}
+
+impl Ours {
+    /// Each context with tables of its own, which its chunk has to carry.
+    pub(crate) fn with_own_tables(coder: &dyn Coder, symbols: &Symbols) -> Result<Self> {
+        let bind = |index: usize| {
+            let cx = bind_cx(symbols, index, None, Source::Chunk);
+            let Some(data) = calibrate(coder, symbols, &[index], Source::Chunk)? else {
+                return bound(coder, &cx, 0);
+            };
+            // What a decoder will read, not what was gathered: packing may round.
+            let packed = coder.pack(&cx, &data)?;
+            let data = coder.unpack(&cx, &packed)?;
+            bound(coder, &bind_cx(symbols, index, Some(&data), Source::Chunk), packed.len())
+        };
+        Self::new(symbols, bind)
+    }
+
+    /// Each context with tables from a profile that was calibrated on the others; `None` if there are no others
+    /// of the same model, or if the coder has no tables.
+    pub(crate) fn with_tables_of_others(coder: &dyn Coder, symbols: &Symbols) -> Result<Option<Self>> {
+        let first = &symbols.contexts[0].planes;
+        if symbols.contexts.len() < 2 || symbols.contexts.iter().any(|context| context.planes != *first) {
+            return Ok(None);
+        }
+        if coder.calibrator(&bind_cx(symbols, 0, None, Source::Profile)).is_none() {
+            return Ok(None);
+        }
+        let bind = |index: usize| {
+            let others: Vec<usize> = (0..symbols.contexts.len()).filter(|other| *other != index).collect();
+            let data = calibrate(coder, symbols, &others, Source::Profile)?;
+            bound(coder, &bind_cx(symbols, index, data.as_ref(), Source::Profile), 0)
+        };
+        Self::new(symbols, bind).map(Some)
+    }
+
+    fn new(symbols: &Symbols, bind: impl Fn(usize) -> Result<Bound>) -> Result<Self> {
+        let bound = (0..symbols.contexts.len()).map(bind).collect::<Result<_>>()?;
+        Ok(Self { bound, streams: symbols.streams.clone() })
+    }
+
+    /// Bytes of all streams, without tables.
+    pub(crate) fn stream_len(&mut self, symbols: &Symbols) -> Result<usize> {
+        let (mut out, mut ends) = (vec![0; self.max_len()], Vec::new());
+        self.encode(symbols.all(Order::Token), &mut out, &mut ends)?;
+        Ok(ends.last().copied().unwrap_or(0))
+    }
+}
+
+fn bind_cx<'a>(
+    symbols: &'a Symbols,
+    context: usize,
+    data: Option<&'a StageData>,
+    source: Source,
+) -> BindCx<'a> {
+    let context = &symbols.contexts[context];
+    BindCx::new(&context.planes, &context.parts, data, source)
+}
+
+fn bound(coder: &dyn Coder, cx: &BindCx<'_>, tables_len: usize) -> Result<Bound> {
+    let coder = coder.bind(cx)?;
+    let scratch = coder.scratch();
+    Ok(Bound { coder, scratch, tables_len })
+}
+
+/// What the coder gathers from the symbols of some contexts of one model.
+fn calibrate(
+    coder: &dyn Coder,
+    symbols: &Symbols,
+    contexts: &[usize],
+    source: Source,
+) -> Result<Option<StageData>> {
+    let Some(first) = contexts.first() else { return Ok(None) };
+    let Some(calibrator) = coder.calibrator(&bind_cx(symbols, *first, None, source)) else {
+        return Ok(None);
+    };
+    let planes = &symbols.contexts[*first].planes;
+    let mut accumulators: Vec<_> = planes.iter().map(|plane| calibrator.accumulator(plane)).collect();
+    let streams =
+        contexts.iter().flat_map(|index| &symbols.streams[symbols.contexts[*index].streams.clone()]);
+    for tile in streams.flat_map(|stream| &stream.tiles) {
+        let segment = tile.segment;
+        let plane = &planes[segment.plane];
+        let cx = TileCx::new(plane, tile.first, segment.rows, tile.first as u64);
+        let part = PartCx::new(0, cacheg::core::Role::Whole, segment.rows, segment.cols);
+        let own = &symbols.all(Order::Token)[tile.range.clone()];
+        accumulators[segment.plane].observe(&cx, &part, Seen::Symbols(0, own))?;
+    }
+    let data = accumulators.into_iter().map(cacheg::core::Accumulator::finish).collect::<Result<_>>()?;
+    calibrator.finish(data).map(Some)
+}
+
+fn segments(stream: &Stream) -> Vec<cacheg::core::Segment> {
+    stream.tiles.iter().map(|tile| tile.segment).collect()
+}
+
+impl Codec for Ours {
+    fn tables_len(&self) -> usize {
+        self.bound.iter().map(|bound| bound.tables_len).sum()
+    }
+
+    fn max_len(&self) -> usize {
+        self.streams.iter().map(|stream| self.bound[stream.context].coder.max_len(&segments(stream))).sum()
+    }
+
+    fn encode(&mut self, symbols: &[u8], out: &mut [u8], ends: &mut Vec<usize>) -> Result<()> {
+        let mut end = 0;
+        for stream in &self.streams {
+            let Bound { coder, scratch, .. } = &mut self.bound[stream.context];
+            let own = &symbols[stream.range.clone()];
+            end += coder.encode(&segments(stream), own, &mut out[end..], scratch)?;
+            ends.push(end);
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
+        let mut start = 0;
+        for (stream, end) in self.streams.iter().zip(ends) {
+            let Bound { coder, scratch, .. } = &mut self.bound[stream.context];
+            let own = &mut symbols[stream.range.clone()];
+            coder.decode(&segments(stream), &bytes[start..*end], own, scratch)?;
+            start = *end;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::symbols::tests::small;
+    use super::*;
+
+    #[test]
+    fn tables_of_others_cost_more_than_own_ones() {
+        let registry = cacheg::builtins().unwrap();
+        let symbols = small(70, 32);
+        let coder = build(&registry, "rans(tables=class)").unwrap();
+        let own = Ours::with_own_tables(&*coder, &symbols).unwrap().stream_len(&symbols).unwrap();
+        let mut others = Ours::with_tables_of_others(&*coder, &symbols).unwrap().unwrap();
+        let others_len = others.stream_len(&symbols).unwrap();
+        assert!(own as f64 * 8.0 > 0.9 * symbols.entropy_bits && own < others_len && others_len < own * 2);
+        assert_eq!(others.tables_len(), 0);
+        let raw = build(&registry, "raw").unwrap();
+        assert!(Ours::with_tables_of_others(&*raw, &symbols).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_coders_can_take_part() {
+        let registry = cacheg::builtins().unwrap();
+        assert!(build(&registry, "mean").is_err());
+        assert!(build(&registry, "uniform(bits=4)|raw").is_err());
+        assert!(build(&registry, "nothing").is_err());
+    }
+}
