@@ -1,4 +1,4 @@
-//! Other people's coders as entrants: one block per stream of ours, in the order that makes the block smaller.
+//! Other people's coders as entrants, each in the order of symbols and with the blocks that suit it best.
 
 mod constriction;
 #[cfg(feature = "peers")]
@@ -9,8 +9,13 @@ use cacheg::core::ResultExt;
 use cacheg::{Error, Registry, Result};
 
 use super::ours::{self, Ours};
-use super::race::{Codec, Entrant, Family, Work};
+use super::race::{Codec, Entrant, Family, Work, seconds};
 use super::symbols::{Order, Symbols};
+
+/// A block of a peer is a stream of ours, or as many as hold this much.
+const BLOCK: usize = 1 << 20;
+/// Sizes up to this much of the smallest are as good.
+const NEARLY: f64 = 1.01;
 
 /// A coder of blocks.
 trait BlockCodec {
@@ -112,25 +117,56 @@ fn with_tables<C: BlockCodec + 'static>(
     entrant(name, Order::Channel, Blocks { codec, lens: lens(symbols), tables_len })
 }
 
-/// A coder that brings its own tables: the better of both orders.
+/// A coder that brings its own tables, at its best: of both orders and two sizes of blocks the one that decodes
+/// fastest among those that are (nearly) the smallest.
 fn block_coder<C: BlockCodec + 'static>(
     name: &str,
     codec: impl Fn() -> Result<C>,
     symbols: &Symbols,
 ) -> Result<Entrant> {
-    let mut best: Option<(usize, Entrant)> = None;
-    for order in [Order::Channel, Order::Token] {
-        let mut blocks = Blocks { codec: codec().at(|| name)?, lens: lens(symbols), tables_len: 0 };
+    let mut tried = Vec::new();
+    let ways =
+        [Order::Channel, Order::Token].into_iter().flat_map(|order| [0, BLOCK].map(|least| (order, least)));
+    for (order, least) in ways {
+        let codec = codec().at(|| name)?;
+        let mut blocks = Blocks { codec, lens: joined(&lens(symbols), least), tables_len: 0 };
         let (mut out, mut ends) = (vec![0; blocks.max_len()], Vec::new());
         blocks.encode(symbols.all(order), &mut out, &mut ends).at(|| name)?;
         let len = ends.last().copied().unwrap_or(0);
-        if best.as_ref().is_none_or(|(least, _)| len < *least) {
-            best = Some((len, entrant(name, order, blocks)));
-        }
+        let mut decoded = vec![0; symbols.len()];
+        let time = seconds(|| blocks.decode(&out[..len], &ends, &mut decoded)).at(|| name)?;
+        tried.push((len, time, entrant(name, order, blocks)));
     }
-    best.map(|(_, entrant)| entrant).ok_or_else(wrong_length)
+    let smallest = tried.iter().map(|(len, ..)| *len).min().unwrap_or(0);
+    tried.retain(|(len, ..)| *len as f64 <= NEARLY * smallest as f64);
+    let fastest = tried.into_iter().min_by(|(_, a, _), (_, b, _)| a.total_cmp(b));
+    fastest.map(|(.., entrant)| entrant).ok_or_else(|| Error::data("no way to run it").at(name))
 }
 
 fn lens(symbols: &Symbols) -> Vec<usize> {
     symbols.streams.iter().map(|stream| stream.range.len()).collect()
+}
+
+/// Neighbours joined until each has `least` symbols.
+fn joined(lens: &[usize], least: usize) -> Vec<usize> {
+    let mut all: Vec<usize> = Vec::new();
+    for len in lens {
+        match all.last_mut() {
+            Some(last) if *last < least => *last += len,
+            _ => all.push(*len),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined;
+
+    #[test]
+    fn blocks_are_joined_streams() {
+        assert_eq!(joined(&[3, 3, 3, 9, 1], 0), [3, 3, 3, 9, 1]);
+        assert_eq!(joined(&[3, 3, 3, 9, 1], 5), [6, 12, 1]);
+        assert!(joined(&[], 5).is_empty());
+    }
 }

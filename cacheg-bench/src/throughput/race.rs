@@ -78,6 +78,8 @@ pub(crate) struct Lane {
     pub(crate) name: String,
     pub(crate) family: Family,
     pub(crate) order: Option<Order>,
+    /// Number of streams or blocks.
+    pub(crate) streams: usize,
     /// Bytes of all streams and their directory.
     pub(crate) stream_len: usize,
     pub(crate) tables_len: usize,
@@ -131,6 +133,7 @@ fn prepare(symbols: &Symbols, entrant: Entrant, encoded: &mut [u8]) -> Result<Ru
         name,
         family,
         order: None,
+        streams: 0,
         stream_len: 0,
         tables_len: 0,
         encode: Vec::new(),
@@ -141,6 +144,7 @@ fn prepare(symbols: &Symbols, entrant: Entrant, encoded: &mut [u8]) -> Result<Ru
         codec.encode(symbols.all(*order), encoded, &mut ends).map_err(|e| e.at(&lane.name))?;
         coded.extend(&encoded[..ends.last().copied().unwrap_or(0)]);
         lane.order = Some(*order);
+        lane.streams = ends.len();
         lane.tables_len = codec.tables_len();
         lane.stream_len = coded.len() + ends.len() * DIRECTORY_ENTRY;
     }

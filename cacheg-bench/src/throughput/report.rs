@@ -100,6 +100,7 @@ impl Scale {
                 "table": "coders",
                 "name": lane.name,
                 "family": lane.family.name(),
+                "streams": lane.streams,
                 "order": lane.order.map(super::symbols::Order::name),
                 "encode_gsym_s": only(self.gsym_s(&lane.encode)),
                 "decode_gsym_s": number(decode),
