@@ -1,5 +1,6 @@
 //! `cargo xtask test` runs all tests; `cargo xtask check` is what CI runs: the tests and all other gates.
 
+mod deps;
 mod msrv;
 
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use std::time::Instant;
 const USAGE: &str = "\
 cargo xtask test     all tests: workspace, doctests, the third-party example
 cargo xtask check    what CI runs: fmt, clippy, docs, features one by one, MSRV, and all tests
+cargo xtask bench-deps
+                     install what `cacheg-bench --features peers` links with (Debian and its kin)
 cargo xtask fuzz [SECONDS] [TARGET ...]
                      fuzz each target in turn (600 seconds each; needs a nightly compiler)";
 
@@ -21,6 +24,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => test(),
         ["check"] => check(),
+        ["bench-deps"] => deps::install(),
         ["fuzz", rest @ ..] => fuzz(rest),
         _ => {
             eprintln!("{USAGE}");
@@ -93,7 +97,17 @@ fn check() -> Result {
     each_feature()?;
     cargo("", &DENY, &["doc", "--workspace", "--no-deps", "--all-features"])?;
     cargo("fuzz", &env, &["check"])?;
-    test()
+    test()?;
+    peers()
+}
+
+/// Everything above only compiles the feature `peers`; running it needs the library.
+fn peers() -> Result {
+    if let Err(message) = deps::install() {
+        eprintln!("\n== SKIPPED: tests of cacheg-bench with the feature `peers`: {message}");
+        return Ok(());
+    }
+    cargo("", &[], &["test", "--release", "-p", "cacheg-bench", "--features", "peers"])
 }
 
 /// Each crate without features, then with each of its features alone: features are unified in a workspace

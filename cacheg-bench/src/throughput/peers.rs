@@ -125,6 +125,8 @@ fn block_coder<C: BlockCodec + 'static>(
     symbols: &Symbols,
 ) -> Result<Entrant> {
     let mut tried = Vec::new();
+    // Not zeros: those pages would be made only when the first way writes to them, at its expense.
+    let mut decoded = vec![0xaa; symbols.len()];
     let ways =
         [Order::Channel, Order::Token].into_iter().flat_map(|order| [0, BLOCK].map(|least| (order, least)));
     for (order, least) in ways {
@@ -133,7 +135,6 @@ fn block_coder<C: BlockCodec + 'static>(
         let (mut out, mut ends) = (vec![0; blocks.max_len()], Vec::new());
         blocks.encode(symbols.all(order), &mut out, &mut ends).at(|| name)?;
         let len = ends.last().copied().unwrap_or(0);
-        let mut decoded = vec![0; symbols.len()];
         let time = seconds(|| blocks.decode(&out[..len], &ends, &mut decoded)).at(|| name)?;
         tried.push((len, time, entrant(name, order, blocks)));
     }
