@@ -95,12 +95,24 @@ pub(crate) fn entrants(registry: &Registry, symbols: &Symbols) -> Result<Vec<Ent
         block_coder("lz4", || Ok(plain::Lz4), symbols)?,
         block_coder("pco", || Ok(plain::Pco::new()), symbols)?,
     ];
-    #[cfg(feature = "peers")]
-    for order in [0, 1] {
-        let codec = || Ok(htscodecs::Rans32x16::new(order));
-        entrants.push(block_coder(&format!("htscodecs rANS 32x16 order {order}"), codec, symbols)?);
-    }
+    entrants.extend(linked(symbols)?);
     Ok(entrants)
+}
+
+/// Those from C libraries that have to be installed.
+#[cfg(feature = "peers")]
+fn linked(symbols: &Symbols) -> Result<Vec<Entrant>> {
+    let of_order = |order| {
+        let codec = || Ok(htscodecs::Rans32x16::new(order));
+        block_coder(&format!("htscodecs rANS 32x16 order {order}"), codec, symbols)
+    };
+    [0, 1].into_iter().map(of_order).collect()
+}
+
+/// None.
+#[cfg(not(feature = "peers"))]
+fn linked(_: &Symbols) -> Result<Vec<Entrant>> {
+    Ok(Vec::new())
 }
 
 fn entrant<C: BlockCodec + 'static>(name: &str, order: Order, blocks: Blocks<C>) -> Entrant {
