@@ -69,7 +69,7 @@ fn draw(
         .margin_right(30)
         .x_label_area_size(52)
         .y_label_area_size(64)
-        .build_cartesian_2d((slowest / 2.5..fastest * 2.0).log_scale(), bottom..TOP)?;
+        .build_cartesian_2d((slowest / 2.5..fastest * 4.5).log_scale(), bottom..TOP)?;
     chart
         .configure_mesh()
         .light_line_style(RGBColor(245, 245, 245))
