@@ -120,7 +120,7 @@ fn add(report: &mut Report, rows: Vec<Value>, columns: &[cacheg::report::Column]
 
 fn coders(args: &Args, work: &Work<'_>, report: &mut Report) -> Result<String> {
     let Work { registry, views, distinct } = work;
-    let symbols = Symbols::quantize(views, args.bins)?;
+    let symbols = Symbols::quantize(views, args.bins)?.repeating(*distinct);
     let once = Symbols::quantize(&views[..*distinct], args.bins)?;
     let scale = Scale { symbols: symbols.len(), entropy_bits: symbols.entropy_bits };
     let specs = match args.coder.as_slice() {
@@ -136,13 +136,13 @@ fn coders(args: &Args, work: &Work<'_>, report: &mut Report) -> Result<String> {
     for spec in &specs {
         let coder = ours::build(registry, spec)?;
         if let Some(mut codec) = Ours::with_tables_of_others(&*coder, &once)? {
-            let bytes = codec.stream_len(&once)? * (views.len() / distinct);
+            let bytes = codec.stream_len(&once)? * symbols.repeats();
             others
                 .extend(lanes.iter().filter(|lane| is_of(lane, spec)).map(|lane| (lane.name.clone(), bytes)));
         }
     }
     let bits = symbols.entropy_bits / symbols.len() as f64;
-    report.field("repeats", views.len() / distinct);
+    report.field("repeats", symbols.repeats());
     report.field("symbols", once.len());
     report.field("bins", symbols.bins);
     report.field("entropy_bits_per_symbol", bits);
@@ -178,7 +178,7 @@ fn coders(args: &Args, work: &Work<'_>, report: &mut Report) -> Result<String> {
 fn repeated(work: &Work<'_>) -> String {
     match work.views.len() / work.distinct {
         1 => String::new(),
-        times => format!(" {times} times over, so that no cache holds them"),
+        times => format!(", {times} times over so that no cache holds them"),
     }
 }
 
@@ -243,6 +243,22 @@ mod tests {
                 assert!((0.8..8.0).contains(&size), "{} at {bins} bins: {size}", lane.name);
             }
         }
+    }
+
+    #[test]
+    fn repetitions_share_tables_and_are_counted_as_often() {
+        let registry = cacheg::builtins().unwrap();
+        let sample = cacheg::sample().unwrap();
+        let sizes = [1, 3].map(|times| {
+            let symbols = Symbols::quantize(&vec![sample.view(); times], 32).unwrap().repeating(1);
+            let values: Rc<[u8]> = symbols.dequantized().into();
+            let mut entrants = ours::entrants(&registry, &["rans(tables=class)".into()], &symbols).unwrap();
+            entrants.extend(peers::entrants(&registry, &symbols).unwrap().drain(..2));
+            let lanes = race::run(&symbols, &values, entrants, 1).unwrap();
+            lanes.into_iter().map(|lane| (lane.stream_len, lane.tables_len)).collect::<Vec<_>>()
+        });
+        let [once, thrice] = sizes;
+        assert_eq!(once.into_iter().map(|(a, b)| (3 * a, 3 * b)).collect::<Vec<_>>(), thrice);
     }
 
     #[test]

@@ -23,10 +23,12 @@ pub(crate) fn levels() -> Vec<Level> {
     vec![Level { name: "scalar" }]
 }
 
-/// A coder bound to the tables of every context.
+/// A coder bound to the tables of every distinct context.
 pub(crate) struct Ours {
     bound: Vec<Bound>,
     streams: Vec<Stream>,
+    /// How many times each context is there.
+    repeats: usize,
 }
 
 struct Bound {
@@ -100,8 +102,8 @@ impl Ours {
     }
 
     fn new(symbols: &Symbols, bind: impl Fn(usize) -> Result<Bound>) -> Result<Self> {
-        let bound = (0..symbols.contexts.len()).map(bind).collect::<Result<_>>()?;
-        Ok(Self { bound, streams: symbols.streams.clone() })
+        let bound = (0..symbols.distinct).map(bind).collect::<Result<_>>()?;
+        Ok(Self { bound, streams: symbols.streams.clone(), repeats: symbols.repeats() })
     }
 
     /// Bytes of all streams, without tables.
@@ -161,17 +163,21 @@ fn segments(stream: &Stream) -> Vec<cacheg::core::Segment> {
 
 impl Codec for Ours {
     fn tables_len(&self) -> usize {
-        self.bound.iter().map(|bound| bound.tables_len).sum()
+        self.bound.iter().map(|bound| bound.tables_len).sum::<usize>() * self.repeats
     }
 
     fn max_len(&self) -> usize {
-        self.streams.iter().map(|stream| self.bound[stream.context].coder.max_len(&segments(stream))).sum()
+        let count = self.bound.len();
+        self.streams
+            .iter()
+            .map(|stream| self.bound[stream.context % count].coder.max_len(&segments(stream)))
+            .sum()
     }
 
     fn encode(&mut self, symbols: &[u8], out: &mut [u8], ends: &mut Vec<usize>) -> Result<()> {
-        let mut end = 0;
+        let (count, mut end) = (self.bound.len(), 0);
         for stream in &self.streams {
-            let Bound { coder, scratch, .. } = &mut self.bound[stream.context];
+            let Bound { coder, scratch, .. } = &mut self.bound[stream.context % count];
             let own = &symbols[stream.range.clone()];
             end += coder.encode(&segments(stream), own, &mut out[end..], scratch)?;
             ends.push(end);
@@ -180,9 +186,9 @@ impl Codec for Ours {
     }
 
     fn decode(&mut self, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
-        let mut start = 0;
+        let (count, mut start) = (self.bound.len(), 0);
         for (stream, end) in self.streams.iter().zip(ends) {
-            let Bound { coder, scratch, .. } = &mut self.bound[stream.context];
+            let Bound { coder, scratch, .. } = &mut self.bound[stream.context % count];
             let own = &mut symbols[stream.range.clone()];
             coder.decode(&segments(stream), &bytes[start..*end], own, scratch)?;
             start = *end;

@@ -68,6 +68,8 @@ pub(crate) struct Symbols {
     pub(crate) bins: u16,
     pub(crate) contexts: Vec<Context>,
     pub(crate) streams: Vec<Stream>,
+    /// Contexts that are no repetitions of others: context `i` is the same as `i % distinct`, and uses its tables.
+    pub(crate) distinct: usize,
     token_major: Vec<u8>,
     channel_major: Vec<u8>,
     /// Step of each row of each tile.
@@ -87,6 +89,7 @@ impl Symbols {
             bins,
             contexts: Vec::new(),
             streams: Vec::new(),
+            distinct: views.len(),
             token_major: Vec::new(),
             channel_major: Vec::new(),
             steps: Vec::new(),
@@ -99,6 +102,16 @@ impl Symbols {
             return Err(Error::data("no KV cache"));
         }
         Ok(symbols)
+    }
+
+    /// Says that the KV caches are these many, over and over.
+    pub(crate) fn repeating(mut self, distinct: usize) -> Self {
+        self.distinct = distinct.clamp(1, self.contexts.len().max(1));
+        self
+    }
+
+    pub(crate) fn repeats(&self) -> usize {
+        self.contexts.len() / self.distinct
     }
 
     pub(crate) fn len(&self) -> usize {

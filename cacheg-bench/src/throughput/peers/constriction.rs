@@ -13,20 +13,20 @@ use constriction::stream::{Decode, Encode};
 use super::super::symbols::Symbols;
 use super::{BlockCodec, failed};
 
-/// Runs of symbols of one channel: its number among all contexts' channels, and the length.
+/// Runs of symbols of one channel: its number among all distinct contexts' channels, and the length.
 type Runs = Vec<Vec<(usize, usize)>>;
 
 fn runs(symbols: &Symbols) -> Runs {
     let mut base = Vec::new();
     let mut channels = 0;
-    for context in &symbols.contexts {
+    for context in &symbols.contexts[..symbols.distinct] {
         base.push(channels);
         channels += context.counts.len() / usize::from(symbols.bins);
     }
     let of_stream = |stream: &super::super::symbols::Stream| {
         let of_tile = |tile: &super::super::symbols::Tile| {
-            let first =
-                base[stream.context] + symbols.contexts[stream.context].first_channel[tile.segment.plane];
+            let first = base[stream.context % symbols.distinct]
+                + symbols.contexts[stream.context].first_channel[tile.segment.plane];
             let rows = tile.segment.rows;
             (first..first + tile.segment.cols).map(move |channel| (channel, rows))
         };
@@ -37,7 +37,9 @@ fn runs(symbols: &Symbols) -> Runs {
 
 /// Each channel's frequencies as probabilities, made into models.
 fn models<M>(symbols: &Symbols, model: impl Fn(&[f64]) -> std::result::Result<M, ()>) -> Result<Vec<M>> {
-    let counts = symbols.contexts.iter().flat_map(|c| c.counts.chunks_exact(usize::from(symbols.bins)));
+    let counts = symbols.contexts[..symbols.distinct]
+        .iter()
+        .flat_map(|c| c.counts.chunks_exact(usize::from(symbols.bins)));
     let refused = |()| Error::data("constriction refuses a histogram");
     counts
         .map(|counts| model(&counts.iter().map(|n| f64::from(*n)).collect::<Vec<_>>()).map_err(refused))
