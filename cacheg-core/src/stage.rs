@@ -456,6 +456,46 @@ impl Segment {
 /// A coder's working memory, one per thread.
 pub type CoderScratch = Box<dyn Any + Send>;
 
+/// A stream to write, one of a batch: the arguments of [`BoundCoder::encode`], and its answer.
+#[derive(Debug)]
+pub struct EncodeJob<'a> {
+    /// Its segments.
+    pub segments: &'a [Segment],
+    /// Their symbols.
+    pub symbols: &'a [u8],
+    /// Room for at least `max_len` bytes.
+    pub out: &'a mut [u8],
+    /// The stream's length; 0 until it is written.
+    pub result: Result<usize>,
+}
+
+impl<'a> EncodeJob<'a> {
+    /// A stream that is not written yet.
+    pub fn new(segments: &'a [Segment], symbols: &'a [u8], out: &'a mut [u8]) -> Self {
+        Self { segments, symbols, out, result: Ok(0) }
+    }
+}
+
+/// A stream to read, one of a batch: the arguments of [`BoundCoder::decode`], and its answer.
+#[derive(Debug)]
+pub struct DecodeJob<'a> {
+    /// Its segments.
+    pub segments: &'a [Segment],
+    /// The whole stream.
+    pub bytes: &'a [u8],
+    /// Room for the symbols.
+    pub symbols: &'a mut [u8],
+    /// Whether the stream was good.
+    pub result: Result<()>,
+}
+
+impl<'a> DecodeJob<'a> {
+    /// A stream that is not read yet.
+    pub fn new(segments: &'a [Segment], bytes: &'a [u8], symbols: &'a mut [u8]) -> Self {
+        Self { segments, bytes, symbols, result: Ok(()) }
+    }
+}
+
 /// A coder bound to a model. A stream is one tile: its segments lie one after the other in `symbols`.
 pub trait BoundCoder: Send + Sync {
     /// Bytes that [`encode`](Self::encode) never exceeds, whatever the symbols.
@@ -490,6 +530,28 @@ pub trait BoundCoder: Send + Sync {
         symbols: &mut [u8],
         scratch: &mut CoderScratch,
     ) -> Result<()>;
+
+    /// How many streams at a time the batch calls like best. Worth 2 or more to coders that wait for results
+    /// of one stream and can work on another meanwhile.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// Writes streams that have nothing to do with each other. Each job gets what [`encode`](Self::encode)
+    /// would have returned, whatever becomes of the others.
+    fn encode_batch(&self, jobs: &mut [EncodeJob<'_>], scratch: &mut CoderScratch) {
+        for job in jobs {
+            job.result = self.encode(job.segments, job.symbols, job.out, scratch);
+        }
+    }
+
+    /// Reads streams that have nothing to do with each other. Each job gets what [`decode`](Self::decode)
+    /// would have returned, whatever becomes of the others.
+    fn decode_batch(&self, jobs: &mut [DecodeJob<'_>], scratch: &mut CoderScratch) {
+        for job in jobs {
+            job.result = self.decode(job.segments, job.bytes, job.symbols, scratch);
+        }
+    }
 
     /// Bits that an ideal coder would need for these symbols under the same tables, for reports.
     fn ideal_bits(&self, segments: &[Segment], symbols: &[u8]) -> Option<f64> {

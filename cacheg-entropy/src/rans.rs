@@ -54,22 +54,32 @@
 //! ```
 
 mod alias;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod lanes;
+mod level;
+#[cfg(target_arch = "x86_64")]
+mod native;
 mod partition;
 mod scalar;
 mod stream;
 mod table;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, Error, Plugin, Result, Segment, Stage,
-    StageData,
+    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, EncodeJob, Error, Plugin, Result,
+    Segment, Stage, StageData,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::segments::{self, outside};
 use crate::tables::{Layout, MAX_BUCKETS, Scope, TableSettings, TableStage, default_classes, default_scope};
+#[doc(hidden)]
+pub use level::Level;
 use stream::{HEADER, WordWriter};
 use table::{DecodeTable, EncodeTable};
 
@@ -119,6 +129,17 @@ impl Rans {
         settings.carried = Some(tables.carried);
         Ok(Self { settings, stage: TableStage { settings: tables, split: Some(partition::partition) } })
     }
+
+    /// Binds with the kernels of this level, or the best below it that the machine can run.
+    #[doc(hidden)]
+    pub fn bind_at(&self, cx: &BindCx<'_>, level: Level) -> Result<Box<dyn BoundCoder>> {
+        let tables = self.stage.bind(cx)?;
+        let decode: Vec<DecodeTable> =
+            tables.tables.iter().map(|(alphabet, table)| DecodeTable::new(*alphabet, table)).collect();
+        let encode = decode.iter().map(EncodeTable::new).collect();
+        let kernels = Kernels::new(level);
+        Ok(Box::new(BoundRans { layout: tables.layout, index: tables.index, decode, encode, kernels }))
+    }
 }
 
 impl Stage for Rans {
@@ -133,11 +154,7 @@ impl Stage for Rans {
 
 impl Coder for Rans {
     fn bind(&self, cx: &BindCx<'_>) -> Result<Box<dyn BoundCoder>> {
-        let tables = self.stage.bind(cx)?;
-        let decode: Vec<DecodeTable> =
-            tables.tables.iter().map(|(alphabet, table)| DecodeTable::new(*alphabet, table)).collect();
-        let encode = decode.iter().map(EncodeTable::new).collect();
-        Ok(Box::new(BoundRans { layout: tables.layout, index: tables.index, decode, encode }))
+        self.bind_at(cx, Level::detect())
     }
 
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
@@ -160,6 +177,30 @@ struct BoundRans {
     index: Vec<u32>,
     decode: Vec<DecodeTable>,
     encode: Vec<EncodeTable>,
+    kernels: Kernels,
+}
+
+/// The kernels that a bound coder uses.
+#[derive(Debug, Clone, Copy)]
+enum Kernels {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Kernels {
+    /// The best up to a level.
+    fn new(level: Level) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx512 = (level >= Level::Avx512).then(avx512::Avx512::new).flatten().map(Self::Avx512);
+            if let Some(kernels) = avx512 {
+                return kernels;
+            }
+        }
+        let _ = level;
+        Self::Scalar
+    }
 }
 
 /// The shape of a segment and the tables of its columns: what the inner loops work on.
@@ -188,54 +229,49 @@ impl BoundRans {
     }
 }
 
-impl BoundCoder for BoundRans {
-    /// Every step of a symbol moves at most one word out of the state: one step, or two in large alphabets.
-    fn max_len(&self, segments: &[Segment]) -> usize {
-        let words = |segment: &Segment| segment.len() * (1 + usize::from(is_split(segment)));
-        match segments.iter().map(words).sum::<usize>() {
-            0 => 0,
-            words => HEADER + 2 * words,
-        }
-    }
-
-    fn encode(
+impl BoundRans {
+    /// Checks what is to be encoded; `None` if there are no symbols.
+    fn checked<'o>(
         &self,
         segments: &[Segment],
         symbols: &[u8],
-        out: &mut [u8],
-        _: &mut CoderScratch,
-    ) -> Result<usize> {
+        out: &'o mut [u8],
+    ) -> Result<Option<&'o mut [u8]>> {
         segments::check(segments, symbols)?;
         let max_len = self.max_len(segments);
         segments::check_room(out, max_len)?;
         if symbols.is_empty() {
-            return Ok(0);
+            return Ok(None);
         }
-        let mut writer = WordWriter::new(&mut out[..max_len])?;
+        let mut rest = symbols;
+        for segment in segments {
+            let (own, more) = rest.split_at(segment.len());
+            rest = more;
+            // No early exit: this way it is vectorised.
+            let top = own.iter().fold(0, |top, symbol| top.max(*symbol));
+            if !own.is_empty() && u16::from(top) >= segment.alphabet.size {
+                return Err(outside());
+            }
+        }
+        Ok(Some(&mut out[..max_len]))
+    }
+
+    fn encode_scalar(&self, segments: &[Segment], symbols: &[u8], out: &mut [u8]) -> Result<usize> {
+        let Some(out) = self.checked(segments, symbols, out)? else { return Ok(0) };
+        let mut writer = WordWriter::new(out)?;
         let mut states = stream::START;
         let mut rest = symbols;
         for segment in segments.iter().rev() {
             let (more, own) = rest.split_at(rest.len() - segment.len());
             rest = more;
-            if own.iter().any(|symbol| u16::from(*symbol) >= segment.alphabet.size) {
-                return Err(outside());
-            }
             scalar::encode(self.columns(segment)?, &self.encode, own, &mut states, &mut writer)?;
         }
         Ok(writer.finish(&states))
     }
 
-    fn decode(
-        &self,
-        segments: &[Segment],
-        bytes: &[u8],
-        symbols: &mut [u8],
-        _: &mut CoderScratch,
-    ) -> Result<()> {
-        segments::check(segments, symbols)?;
-        if symbols.is_empty() {
-            let bad = || Error::corrupt("a stream without symbols must be empty");
-            return if bytes.is_empty() { Ok(()) } else { Err(bad()) };
+    fn decode_scalar(&self, segments: &[Segment], bytes: &[u8], symbols: &mut [u8]) -> Result<()> {
+        if !check_stream(segments, bytes, symbols)? {
+            return Ok(());
         }
         let (mut states, mut words) = stream::open(bytes)?;
         let mut rest = symbols;
@@ -249,6 +285,123 @@ impl BoundCoder for BoundRans {
             }
         }
         stream::close(&states, words)
+    }
+
+    /// Opens a stream for writing, unless the job is done by that.
+    #[cfg(target_arch = "x86_64")]
+    fn open_encode<'j>(&'j self, job: &'j mut EncodeJob<'_>) -> Option<native::EncodeStream<'j>> {
+        let EncodeJob { segments, symbols, out, result, .. } = job;
+        match self.checked(segments, symbols, out) {
+            Ok(Some(out)) => native::EncodeStream::new(self, segments, symbols, out, result),
+            done => {
+                *result = done.map(|_| 0);
+                None
+            }
+        }
+    }
+
+    /// Opens a stream for reading, unless the job is done by that.
+    #[cfg(target_arch = "x86_64")]
+    fn open_decode<'j>(&'j self, job: &'j mut DecodeJob<'_>) -> Option<native::DecodeStream<'j>> {
+        let DecodeJob { segments, bytes, symbols, result, .. } = job;
+        match check_stream(segments, bytes, symbols) {
+            Ok(true) => native::DecodeStream::open(self, segments, bytes, symbols, result),
+            done => {
+                *result = done.map(|_| ());
+                None
+            }
+        }
+    }
+}
+
+/// Checks the sizes of what is to be decoded; `false` if nothing is.
+fn check_stream(segments: &[Segment], bytes: &[u8], symbols: &[u8]) -> Result<bool> {
+    segments::check(segments, symbols)?;
+    if symbols.is_empty() && !bytes.is_empty() {
+        return Err(Error::corrupt("a stream without symbols must be empty"));
+    }
+    Ok(!symbols.is_empty())
+}
+
+impl BoundCoder for BoundRans {
+    /// Every step of a symbol moves at most one word out of the state: one step, or two in large alphabets.
+    fn max_len(&self, segments: &[Segment]) -> usize {
+        let words = |segment: &Segment| segment.len() * (1 + usize::from(is_split(segment)));
+        match segments.iter().map(words).sum::<usize>() {
+            0 => 0,
+            words => HEADER + 2 * words,
+        }
+    }
+
+    fn scratch(&self) -> CoderScratch {
+        #[cfg(target_arch = "x86_64")]
+        return Box::new(native::Scratch::default());
+        #[cfg(not(target_arch = "x86_64"))]
+        Box::new(())
+    }
+
+    fn encode(
+        &self,
+        segments: &[Segment],
+        symbols: &[u8],
+        out: &mut [u8],
+        scratch: &mut CoderScratch,
+    ) -> Result<usize> {
+        let mut jobs = [EncodeJob::new(segments, symbols, out)];
+        self.encode_batch(&mut jobs, scratch);
+        let [job] = jobs;
+        job.result
+    }
+
+    fn decode(
+        &self,
+        segments: &[Segment],
+        bytes: &[u8],
+        symbols: &mut [u8],
+        scratch: &mut CoderScratch,
+    ) -> Result<()> {
+        let mut jobs = [DecodeJob::new(segments, bytes, symbols)];
+        self.decode_batch(&mut jobs, scratch);
+        let [job] = jobs;
+        job.result
+    }
+
+    fn batch(&self) -> usize {
+        match self.kernels {
+            Kernels::Scalar => 1,
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(_) => native::STREAMS,
+        }
+    }
+
+    fn encode_batch(&self, jobs: &mut [EncodeJob<'_>], scratch: &mut CoderScratch) {
+        match self.kernels {
+            Kernels::Scalar => {
+                for job in jobs {
+                    job.result = self.encode_scalar(job.segments, job.symbols, job.out);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(kernel) => {
+                let streams = jobs.iter_mut().filter_map(|job| self.open_encode(job));
+                native::encode(kernel, streams, native::scratch(scratch));
+            }
+        }
+    }
+
+    fn decode_batch(&self, jobs: &mut [DecodeJob<'_>], scratch: &mut CoderScratch) {
+        match self.kernels {
+            Kernels::Scalar => {
+                for job in jobs {
+                    job.result = self.decode_scalar(job.segments, job.bytes, job.symbols);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(kernel) => {
+                let streams = jobs.iter_mut().filter_map(|job| self.open_decode(job));
+                native::decode(kernel, streams, native::scratch(scratch));
+            }
+        }
     }
 
     fn ideal_bits(&self, segments: &[Segment], symbols: &[u8]) -> Option<f64> {

@@ -3,39 +3,9 @@
 use cacheg_core::Result;
 
 use super::Columns;
+use super::lanes::Lanes;
 use super::stream::{LANES, WordWriter, Words, refill};
 use super::table::{DecodeTable, EncodeTable};
-
-/// How the rows of a column are dealt out to the lanes.
-#[derive(Debug, Clone, Copy)]
-struct Lanes {
-    /// Steps of every lane.
-    whole: usize,
-    /// Lanes with one more.
-    more: usize,
-    cols: usize,
-}
-
-impl Lanes {
-    fn new(columns: Columns<'_>) -> Self {
-        Self { whole: columns.rows / LANES, more: columns.rows % LANES, cols: columns.cols }
-    }
-
-    /// Steps of a column.
-    fn steps(&self) -> usize {
-        self.whole + usize::from(self.more > 0)
-    }
-
-    /// Lanes of a step: always the first ones.
-    fn active(&self, step: usize) -> usize {
-        if step < self.whole { LANES } else { self.more }
-    }
-
-    /// Index of each lane's symbol in the first step of a column.
-    fn starts(&self, col: usize) -> [usize; LANES] {
-        std::array::from_fn(|lane| (lane * self.whole + lane.min(self.more)) * self.cols + col)
-    }
-}
 
 /// Decodes a segment into row-major `symbols`.
 ///
@@ -111,10 +81,9 @@ pub(super) fn encode(
             }
             for lane in (0..active).rev() {
                 let (coded, x) = (table.coded(symbol(lane)).0, &mut states[lane]);
-                let freq = table.freq(coded);
-                spill(x, freq, words)?;
-                let (high, offset) = (*x / freq, *x % freq);
-                *x = high << 16 | u32::from(table.slot(coded, offset as u16));
+                spill(x, table.freq(coded), words)?;
+                let (high, offset) = table.divide(*x, coded);
+                *x = high << 16 | u32::from(table.slot(coded, offset));
             }
         }
     }

@@ -22,7 +22,6 @@ pub(super) type Words<'a> = &'a [[u8; 2]];
 /// # Errors
 /// If it is cut short or holds impossible states, or half a word is left over.
 pub(super) fn open(bytes: &[u8]) -> Result<([u32; LANES], Words<'_>)> {
-    let short = || Error::corrupt("a rANS stream is cut short");
     let (header, words) = bytes.split_first_chunk::<HEADER>().ok_or_else(short)?;
     let mut states = START;
     for (state, bytes) in states.iter_mut().zip(header.as_chunks().0) {
@@ -68,7 +67,7 @@ pub(super) fn refill(states: &mut [u32], words: &mut Words<'_>) -> Result<()> {
     } else {
         for x in states {
             if *x < LOW {
-                let word = words.get(used).ok_or_else(|| Error::corrupt("a rANS stream is cut short"))?;
+                let word = words.get(used).ok_or_else(short)?;
                 *x = *x << 16 | u32::from(u16::from_le_bytes(*word));
                 used += 1;
             }
@@ -116,6 +115,12 @@ impl<'a> WordWriter<'a> {
     }
 }
 
-fn full() -> Error {
+/// There are too few words.
+pub(super) fn short() -> Error {
+    Error::corrupt("a rANS stream is cut short")
+}
+
+/// There is too little room.
+pub(super) fn full() -> Error {
     Error::data("the output buffer is too short")
 }

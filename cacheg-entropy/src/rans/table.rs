@@ -51,48 +51,76 @@ impl DecodeTable {
 
 /// For encoding one channel.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub(super) struct EncodeTable {
+    pub(super) freq: [u16; BUCKETS],
+    /// Low and high halves of the bits of f32 reciprocals of the frequencies, a little too small:
+    /// for any `x < f·2^16`, `x` as f32 times the reciprocal, rounded down, is `x div f` or one less.
+    pub(super) reciprocal_low: [u16; BUCKETS],
+    pub(super) reciprocal_high: [u16; BUCKETS],
+    /// Offsets below this lie in the symbol's own bucket.
+    pub(super) threshold: [u16; BUCKETS],
+    /// What to add to other offsets to get their place in the row of all pieces.
+    pub(super) place: [u16; BUCKETS],
+    /// Where each piece begins in that row, ascending from 0; 65,535 behind the last one.
+    pub(super) pieces: [u16; BUCKETS],
+    /// What to add to an offset in a piece to get its slot.
+    pub(super) shift: [u16; BUCKETS],
+    /// log2 of the number of symbols of each coded one.
+    pub(super) bits: [u16; BUCKETS],
     /// The coded symbol of each symbol.
-    coded: [u8; 256],
-    freq: [u16; BUCKETS],
-    bits: [u16; BUCKETS],
-    /// Pieces of slots by coded symbol: those of `s` are `first[s] .. first[s + 1]`.
-    first: [u8; BUCKETS + 1],
-    /// First offset of each piece, ascending for each symbol.
-    start: [u16; 2 * BUCKETS],
-    /// What to add to an offset to get its slot.
-    shift: [u16; 2 * BUCKETS],
+    pub(super) coded: [u8; 256],
+    /// ⌈2^48 / f⌉: `x div f` is the product's bits from 48, exactly, for any `x < f·2^16`.
+    reciprocal: [u64; BUCKETS],
+    /// Number of the first piece of each coded symbol.
+    first: [u8; BUCKETS],
+    /// One frequency is more than half of all.
+    pub(super) wide: bool,
 }
 
 impl EncodeTable {
     /// The reverse of a decoder's table.
     pub(super) fn new(table: &DecodeTable) -> Self {
-        let mut coded = [0; 256];
-        for (symbol, (base, bits)) in table.base.iter().zip(&table.bits).enumerate() {
-            if table.freq[symbol] > 0 {
-                let base = usize::from(*base);
-                coded[base..base + (1 << bits)].fill(symbol as u8);
-            }
-        }
-        let mut first = [0; BUCKETS + 1];
-        let (mut start, mut shift) = ([0; 2 * BUCKETS], [0; 2 * BUCKETS]);
-        let mut count = 0;
+        let mut new = Self {
+            freq: table.freq,
+            reciprocal_low: [0; BUCKETS],
+            reciprocal_high: [0; BUCKETS],
+            threshold: std::array::from_fn(|s| table.threshold[s].min(table.freq[s])),
+            place: [0; BUCKETS],
+            pieces: [u16::MAX; BUCKETS],
+            shift: [0; BUCKETS],
+            bits: table.bits,
+            coded: [0; 256],
+            reciprocal: [0; BUCKETS],
+            first: [0; BUCKETS],
+            wide: table.freq.iter().any(|f| *f > 1 << 15),
+        };
+        let (mut count, mut next) = (0, 0u16);
         for symbol in 0..BUCKETS {
-            let own = (table.threshold[symbol] > 0).then_some((0, symbol as u16 * WIDTH));
-            let others = (0..BUCKETS)
-                .filter(|b| table.threshold[*b] < WIDTH && usize::from(table.alias[*b]) == symbol)
-                .map(|b| {
-                    let offset = table.threshold[b].wrapping_add(table.delta[b]);
-                    (offset, (b as u16 * WIDTH).wrapping_sub(table.delta[b]))
-                });
-            for (offset, by) in own.into_iter().chain(others) {
-                // Each bucket has at most two pieces.
-                (start[count], shift[count]) = (offset, by);
-                count += 1;
+            let freq = table.freq[symbol];
+            if freq == 0 {
+                continue;
             }
-            first[symbol + 1] = count as u8;
+            let base = usize::from(table.base[symbol]);
+            new.coded[base..base + (1 << table.bits[symbol])].fill(symbol as u8);
+            new.reciprocal[symbol] = (1u64 << 48).div_ceil(u64::from(freq));
+            // Three roundings of 2^-24 each: of x, of the reciprocal and of the product.
+            let bits = ((1.0 - 1.0 / f64::from(1 << 21)) / f64::from(freq)) as f32;
+            new.reciprocal_low[symbol] = bits.to_bits() as u16;
+            new.reciprocal_high[symbol] = (bits.to_bits() >> 16) as u16;
+            new.first[symbol] = count as u8;
+            new.place[symbol] = next.wrapping_sub(new.threshold[symbol]);
+            for b in 0..BUCKETS {
+                if table.threshold[b] < WIDTH && usize::from(table.alias[b]) == symbol {
+                    // At most 31 pieces, and at most 63,488 slots: at least one bucket is whole.
+                    new.pieces[count] = next;
+                    new.shift[count] = (b as u16 * WIDTH).wrapping_sub(table.delta[b]);
+                    next += WIDTH - table.threshold[b];
+                    count += 1;
+                }
+            }
         }
-        Self { coded, freq: table.freq, bits: table.bits, first, start, shift }
+        new
     }
 
     /// Coded symbol and number of low bits of a symbol.
@@ -108,13 +136,26 @@ impl EncodeTable {
         u32::from(self.freq[coded])
     }
 
+    /// Quotient and remainder of a state by the frequency of a coded symbol, where the quotient is below 2^16.
+    #[inline(always)]
+    pub(super) fn divide(&self, x: u32, coded: usize) -> (u32, u16) {
+        let quotient = (u64::from(x) * self.reciprocal[coded]) >> 48;
+        // Remainders are below the frequency.
+        (quotient as u32, (x as u16).wrapping_sub((quotient as u16).wrapping_mul(self.freq[coded])))
+    }
+
     /// The slot of an offset of a coded symbol.
     #[inline(always)]
     pub(super) fn slot(&self, coded: usize, offset: u16) -> u16 {
-        let pieces = usize::from(self.first[coded])..usize::from(self.first[coded + 1]);
-        // Pieces start at offset 0, so that at least one is not above.
-        let at = pieces.start + self.start[pieces].partition_point(|start| *start <= offset) - 1;
-        offset.wrapping_add(self.shift[at])
+        if offset < self.threshold[coded] {
+            return coded as u16 * WIDTH + offset;
+        }
+        let place = offset.wrapping_add(self.place[coded]);
+        let mut piece = usize::from(self.first[coded]) % BUCKETS;
+        while piece + 1 < BUCKETS && self.pieces[piece + 1] <= place {
+            piece += 1;
+        }
+        offset.wrapping_add(self.shift[piece])
     }
 
     /// Bits of a symbol.

@@ -1,0 +1,422 @@
+//! AVX-512: 32 lanes of u16 in one register.
+//!
+//! Nothing is gathered: tables of 32 entries are permuted (`vpermw`), words reach their lanes by `vpexpandw`. Both
+//! that and `vpcompressw` work on registers; their memory forms are microcoded on Zen 4.
+#![expect(unsafe_code, reason = "loads and stores of whole vectors, and calls behind the proof of `Avx512`")]
+
+use std::arch::x86_64::*;
+
+use super::lanes::Lanes;
+use super::level::Level;
+use super::native::{DecodeRun, EncodeRun, Kernel, State, Step};
+use super::stream::LANES;
+use super::table::{DecodeTable, EncodeTable};
+use super::transpose;
+
+/// The kernels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// `None` if the processor cannot run them.
+    pub(super) fn new() -> Option<Self> {
+        Level::Avx512.is_available().then_some(Self(()))
+    }
+}
+
+impl Kernel for Avx512 {
+    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]) {
+        // SAFETY: `new` has checked the features.
+        unsafe { decode::<N, SPLIT>(runs) }
+    }
+
+    fn decode_part<const SPLIT: bool>(self, run: DecodeRun<'_, '_>, active: usize) {
+        // SAFETY: `new` has checked the features.
+        unsafe { decode_part::<SPLIT>(run, active) }
+    }
+
+    fn encode<const N: usize, const SPLIT: bool>(self, runs: [EncodeRun<'_>; N]) {
+        // SAFETY: `new` has checked the features.
+        unsafe {
+            if runs.iter().any(|run| run.table.wide) {
+                encode::<N, SPLIT, true>(runs)
+            } else {
+                encode::<N, SPLIT, false>(runs)
+            }
+        }
+    }
+
+    fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize) {
+        // SAFETY: `new` has checked the features.
+        unsafe { encode_part::<SPLIT>(run, active) }
+    }
+
+    fn to_rows(self, native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
+        // SAFETY: `new` has checked the features.
+        unsafe { to_rows(native, lanes, col, rows) }
+    }
+
+    fn from_rows(self, rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
+        // SAFETY: `new` has checked the features.
+        unsafe { from_rows(rows, lanes, col, native) }
+    }
+}
+
+/// As for AVX2, but with the 32 registers that its 16 vectors and their copies need.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn to_rows(native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
+    transpose::to_rows(native, lanes, col, rows);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn from_rows(rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
+    transpose::from_rows(rows, lanes, col, native);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn load(from: &[u16; LANES]) -> __m512i {
+    // SAFETY: 64 bytes, loads need no alignment.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn store(to: &mut [u16; LANES], value: __m512i) {
+    // SAFETY: 64 bytes, stores need no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) }
+}
+
+/// States in registers.
+#[derive(Clone, Copy)]
+struct Lane {
+    lo: __m512i,
+    hi: __m512i,
+}
+
+impl Lane {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+    fn load(state: &State) -> Self {
+        Self { lo: load(&state.lo), hi: load(&state.hi) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+    fn store(self, state: &mut State) {
+        store(&mut state.lo, self.lo);
+        store(&mut state.hi, self.hi);
+    }
+}
+
+/// Decodes a coded symbol in every lane. `x = f·high + offset` has its low and high halves from two 16-bit
+/// multiplications; that the offset overflows the low half shows in the sum being below it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn find(x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
+    let bucket = _mm512_srli_epi16::<11>(x.lo);
+    let r = _mm512_and_si512(x.lo, _mm512_set1_epi16(2047));
+    let threshold = _mm512_permutexvar_epi16(bucket, load(&table.threshold));
+    let other = _mm512_cmpge_epu16_mask(r, threshold);
+    let delta = _mm512_maskz_permutexvar_epi16(other, bucket, load(&table.delta));
+    let symbol = _mm512_mask_permutexvar_epi16(bucket, other, bucket, load(&table.alias));
+    let freq = _mm512_permutexvar_epi16(symbol, load(&table.freq));
+    let offset = _mm512_add_epi16(r, delta);
+    let lo = _mm512_add_epi16(_mm512_mullo_epi16(freq, x.hi), offset);
+    let carry = _mm512_cmplt_epu16_mask(lo, offset);
+    let hi = _mm512_mulhi_epu16(freq, x.hi);
+    let hi = _mm512_mask_sub_epi16(hi, carry, hi, _mm512_set1_epi16(-1));
+    (symbol, Lane { lo, hi })
+}
+
+/// Low bits: `keep` bits of the low half stay, the others leave.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn low_bits(coded: __m512i, x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
+    let bits = _mm512_permutexvar_epi16(coded, load(&table.bits));
+    let base = _mm512_permutexvar_epi16(coded, load(&table.base));
+    let keep = _mm512_sub_epi16(_mm512_set1_epi16(16), bits);
+    // Shifts by 16 give 0.
+    let symbol = _mm512_add_epi16(base, _mm512_srlv_epi16(x.lo, keep));
+    let stay = _mm512_srlv_epi16(_mm512_set1_epi16(-1), bits);
+    // (hi << keep) | (lo & stay)
+    let lo = _mm512_ternarylogic_epi32::<0xea>(_mm512_sllv_epi16(x.hi, keep), x.lo, stay);
+    (symbol, Lane { lo, hi: _mm512_srlv_epi16(x.hi, bits) })
+}
+
+/// Refills the lanes of `active`; returns how many words that took. Reads 32 words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn refill(x: Lane, active: __mmask32, words: __m512i) -> (Lane, usize) {
+    let empty = _mm512_mask_testn_epi16_mask(active, x.hi, x.hi);
+    let hi = _mm512_mask_mov_epi16(x.hi, empty, x.lo);
+    let lo = _mm512_mask_expand_epi16(x.lo, empty, words);
+    (Lane { lo, hi }, empty.count_ones() as usize)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn decode<const N: usize, const SPLIT: bool>(runs: [DecodeRun<'_, '_>; N]) {
+    let steps = runs[0].out.len();
+    let zero = _mm512_setzero_si512();
+    let mut lanes = [Lane { lo: zero, hi: zero }; N];
+    let mut words = [std::ptr::null::<[u8; 2]>(); N];
+    let mut out = [std::ptr::null_mut::<Step>(); N];
+    let mut tables = [runs[0].table; N];
+    let mut runs = runs;
+    for i in 0..N {
+        let run = &mut runs[i];
+        assert!(run.out.len() == steps && run.words.len() >= steps * LANES * (1 + usize::from(SPLIT)));
+        lanes[i] = Lane::load(run.state);
+        words[i] = run.words.as_ptr();
+        out[i] = run.out.as_mut_ptr();
+        tables[i] = run.table;
+    }
+    for _ in 0..steps {
+        for i in 0..N {
+            let (mut symbol, x) = find(lanes[i], tables[i]);
+            // SAFETY: a step takes at most 32 words, 64 if symbols are split; there were as many for each step.
+            let (x, used) = refill(x, !0, unsafe { _mm512_loadu_si512(words[i].cast()) });
+            // SAFETY: `used` words were there.
+            words[i] = unsafe { words[i].add(used) };
+            lanes[i] = x;
+            if SPLIT {
+                let (whole, x) = low_bits(symbol, x, tables[i]);
+                symbol = whole;
+                // SAFETY: as above.
+                let (x, used) = refill(x, !0, unsafe { _mm512_loadu_si512(words[i].cast()) });
+                // SAFETY: as above.
+                words[i] = unsafe { words[i].add(used) };
+                lanes[i] = x;
+            }
+            // SAFETY: `out` has one item for each step.
+            unsafe {
+                _mm256_storeu_si256(out[i].cast(), _mm512_cvtepi16_epi8(symbol));
+                out[i] = out[i].add(1);
+            }
+        }
+    }
+    for i in 0..N {
+        let run = &mut runs[i];
+        lanes[i].store(run.state);
+        // SAFETY: both point into the same words.
+        let used = unsafe { words[i].offset_from(run.words.as_ptr()) };
+        *run.words = &run.words[used as usize..];
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
+    let mask = (!0u32).unbounded_shr(32 - active as u32);
+    let before = Lane::load(run.state);
+    let (mut symbol, x) = find(before, run.table);
+    let (mut x, used) = refill(x, mask, load_words(run.words));
+    *run.words = &run.words[used..];
+    if SPLIT {
+        let (whole, y) = low_bits(symbol, x, run.table);
+        symbol = whole;
+        let (y, used) = refill(y, mask, load_words(run.words));
+        *run.words = &run.words[used..];
+        x = y;
+    }
+    let lo = _mm512_mask_mov_epi16(before.lo, mask, x.lo);
+    let hi = _mm512_mask_mov_epi16(before.hi, mask, x.hi);
+    Lane { lo, hi }.store(run.state);
+    let symbols = _mm512_cvtepi16_epi8(_mm512_maskz_mov_epi16(mask, symbol));
+    // SAFETY: 32 bytes.
+    unsafe { _mm256_storeu_si256(run.out[0].as_mut_ptr().cast(), symbols) };
+}
+
+/// The first 32 words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn load_words(words: &[[u8; 2]]) -> __m512i {
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_loadu_si512(words[..LANES].as_ptr().cast()) }
+}
+
+/// Takes words out of the lanes where `x` would overflow; returns the words in front and their number.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn spill(x: Lane, active: __mmask32, freq: __m512i) -> (Lane, __m512i, usize) {
+    let full = _mm512_mask_cmpge_epu16_mask(active, x.hi, freq);
+    let words = _mm512_maskz_compress_epi16(full, x.lo);
+    let lo = _mm512_mask_mov_epi16(x.lo, full, x.hi);
+    let hi = _mm512_maskz_mov_epi16(!full, x.hi);
+    (Lane { lo, hi }, words, full.count_ones() as usize)
+}
+
+/// Puts the low bits of a symbol into the states.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn put_low_bits(symbol: __m512i, x: Lane, bits: __m512i) -> Lane {
+    let keep = _mm512_sub_epi16(_mm512_set1_epi16(16), bits);
+    // x = (x >> keep) << 16 | symbol << keep | (x & stay), shifts of 16 give 0.
+    let hi = _mm512_or_si512(_mm512_sllv_epi16(x.hi, bits), _mm512_srlv_epi16(x.lo, keep));
+    let stay = _mm512_srlv_epi16(_mm512_set1_epi16(-1), bits);
+    let lo = _mm512_ternarylogic_epi32::<0xea>(_mm512_sllv_epi16(symbol, keep), x.lo, stay);
+    Lane { lo, hi }
+}
+
+/// The inverse of [`find`], after [`spill`].
+///
+/// The quotient is estimated in f32 by a reciprocal that is a little too small, so that it is right or one too
+/// low (see [`EncodeTable`]). The remainder is then below `2·freq`: as 16 bits it tells which of both it was,
+/// unless the frequency exceeds half of all; for tables that have one (`WIDE`) bit 16 is computed too.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &EncodeTable) -> Lane {
+    let one = _mm512_set1_epi16(1);
+    let low = _mm512_permutexvar_epi16(symbol, load(&table.reciprocal_low));
+    let high = _mm512_permutexvar_epi16(symbol, load(&table.reciprocal_high));
+    let estimate = |x, reciprocal| {
+        let quotient = _mm512_mul_ps(_mm512_cvtepu32_ps(x), _mm512_castsi512_ps(reciprocal));
+        _mm512_cvttps_epu32(quotient)
+    };
+    // Unpacking and packing both go by halves of 128 bits: the order comes back.
+    let q = _mm512_packus_epi32(
+        estimate(_mm512_unpacklo_epi16(x.lo, x.hi), _mm512_unpacklo_epi16(low, high)),
+        estimate(_mm512_unpackhi_epi16(x.lo, x.hi), _mm512_unpackhi_epi16(low, high)),
+    );
+    let product = _mm512_mullo_epi16(q, freq);
+    let r = _mm512_sub_epi16(x.lo, product);
+    let mut fix = _mm512_cmpge_epu16_mask(r, freq);
+    if WIDE {
+        let borrow = _mm512_cmplt_epu16_mask(x.lo, product);
+        let high = _mm512_sub_epi16(x.hi, _mm512_mulhi_epu16(q, freq));
+        let high = _mm512_mask_sub_epi16(high, borrow, high, one);
+        fix |= _mm512_test_epi16_mask(high, high);
+    }
+    let q = _mm512_mask_add_epi16(q, fix, q, one);
+    let r = _mm512_mask_sub_epi16(r, fix, r, freq);
+    // The slot of offset r: in the own bucket, or by binary search among the pieces of other buckets.
+    let own = _mm512_cmplt_epu16_mask(r, _mm512_permutexvar_epi16(symbol, load(&table.threshold)));
+    let place = _mm512_add_epi16(r, _mm512_permutexvar_epi16(symbol, load(&table.place)));
+    let pieces = load(&table.pieces);
+    let half = _mm512_cmpge_epu16_mask(place, _mm512_set1_epi16(table.pieces[16] as i16));
+    let quarter = _mm512_mask_mov_epi16(
+        _mm512_set1_epi16(table.pieces[8] as i16),
+        half,
+        _mm512_set1_epi16(table.pieces[24] as i16),
+    );
+    let quarter = _mm512_cmpge_epu16_mask(place, quarter);
+    let mut piece = _mm512_maskz_mov_epi16(half, _mm512_set1_epi16(16));
+    piece = _mm512_mask_add_epi16(piece, quarter, piece, _mm512_set1_epi16(8));
+    for bit in [4, 2, 1] {
+        let next = _mm512_add_epi16(piece, _mm512_set1_epi16(bit));
+        let above = _mm512_cmpge_epu16_mask(place, _mm512_permutexvar_epi16(next, pieces));
+        piece = _mm512_mask_mov_epi16(piece, above, next);
+    }
+    let shift = _mm512_permutexvar_epi16(piece, load(&table.shift));
+    let shift = _mm512_mask_slli_epi16::<11>(shift, own, symbol);
+    Lane { lo: _mm512_add_epi16(r, shift), hi: q }
+}
+
+/// Coded symbols.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn coded(symbols: &Step, table: &EncodeTable) -> __m512i {
+    let mut coded = [0u8; LANES];
+    for (coded, symbol) in coded.iter_mut().zip(symbols) {
+        *coded = table.coded[usize::from(*symbol)];
+    }
+    widen(&coded)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn widen(symbols: &Step) -> __m512i {
+    // SAFETY: 32 bytes, loads need no alignment.
+    _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(symbols.as_ptr().cast()) })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn encode<const N: usize, const SPLIT: bool, const WIDE: bool>(runs: [EncodeRun<'_>; N]) {
+    let steps = runs[0].symbols.len();
+    let zero = _mm512_setzero_si512();
+    let mut lanes = [Lane { lo: zero, hi: zero }; N];
+    let mut room = [std::ptr::null_mut::<[u8; 2]>(); N];
+    let mut tables = [runs[0].table; N];
+    let mut runs = runs;
+    for i in 0..N {
+        let run = &mut runs[i];
+        assert!(run.symbols.len() == steps && run.room.len() >= steps * LANES * (1 + usize::from(SPLIT)));
+        lanes[i] = Lane::load(run.state);
+        room[i] = run.room.as_mut_ptr();
+        tables[i] = run.table;
+    }
+    for step in (0..steps).rev() {
+        for i in 0..N {
+            let table = tables[i];
+            // SAFETY: `symbols` of all runs have `steps` items.
+            let symbols = unsafe { runs[i].symbols.get_unchecked(step) };
+            let mut symbol = widen(symbols);
+            let mut x = lanes[i];
+            if SPLIT {
+                let whole = symbol;
+                symbol = coded(symbols, table);
+                let bits = _mm512_permutexvar_epi16(symbol, load(&table.bits));
+                // 2^(16 − bits), or 65,536 where there are none: nothing is moved there.
+                let freq = _mm512_sllv_epi16(_mm512_set1_epi16(1), _mm512_sub_epi16(_mm512_set1_epi16(16), bits));
+                let some = _mm512_test_epi16_mask(bits, bits);
+                let (y, words, count) = spill(x, some, freq);
+                // SAFETY: a step stores at most 32 words twice, of which there is room; so there is for all.
+                unsafe {
+                    _mm512_storeu_si512(room[i].cast(), words);
+                    room[i] = room[i].add(count);
+                }
+                x = put_low_bits(whole, y, bits);
+            }
+            let freq = _mm512_permutexvar_epi16(symbol, load(&table.freq));
+            let (y, words, count) = spill(x, !0, freq);
+            // SAFETY: as above.
+            unsafe {
+                _mm512_storeu_si512(room[i].cast(), words);
+                room[i] = room[i].add(count);
+            }
+            lanes[i] = put::<WIDE>(symbol, freq, y, table);
+        }
+    }
+    for i in 0..N {
+        let run = &mut runs[i];
+        lanes[i].store(run.state);
+        // SAFETY: both point into the same room.
+        *run.written += unsafe { room[i].offset_from(run.room.as_ptr()) } as usize;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
+    let mask = (!0u32).unbounded_shl(32 - active as u32);
+    let table = run.table;
+    let before = Lane::load(run.state);
+    let mut symbol = widen(&run.symbols[0]);
+    let mut x = before;
+    let mut room = run.room;
+    let mut write = |words: __m512i, count: usize| {
+        let mut all = [0; LANES];
+        store(&mut all, words);
+        let (own, rest) = std::mem::take(&mut room).split_at_mut(count);
+        room = rest;
+        for (to, word) in own.iter_mut().zip(all) {
+            *to = word.to_le_bytes();
+        }
+        *run.written += count;
+    };
+    if SPLIT {
+        let whole = symbol;
+        symbol = coded(&run.symbols[0], table);
+        let bits = _mm512_permutexvar_epi16(symbol, load(&table.bits));
+        let freq = _mm512_sllv_epi16(_mm512_set1_epi16(1), _mm512_sub_epi16(_mm512_set1_epi16(16), bits));
+        let some = _mm512_test_epi16_mask(bits, bits);
+        let (y, words, count) = spill(x, mask & some, freq);
+        write(words, count);
+        x = put_low_bits(whole, y, bits);
+    }
+    let freq = _mm512_permutexvar_epi16(symbol, load(&table.freq));
+    let (y, words, count) = spill(x, mask, freq);
+    write(words, count);
+    let x = put::<true>(symbol, freq, y, table);
+    let lo = _mm512_mask_mov_epi16(before.lo, mask, x.lo);
+    let hi = _mm512_mask_mov_epi16(before.hi, mask, x.hi);
+    Lane { lo, hi }.store(run.state);
+}

@@ -1,0 +1,111 @@
+//! Streams in flight: what the vector kernels are fed with.
+//!
+//! A kernel runs one or several streams for some whole steps of one column each. It reads and writes symbols in
+//! *native order*: one `[u8; 32]` for each step, all steps of a column one after the other, column after column.
+//! This module walks through segments and columns, cuts the work into such runs, and hands out or asks for
+//! native symbols in blocks of up to 64 columns, small enough for the cache.
+
+mod decode;
+mod encode;
+
+pub(super) use decode::{DecodeStream, decode};
+pub(super) use encode::{EncodeStream, encode};
+
+use cacheg_core::CoderScratch;
+
+use super::Columns;
+use super::lanes::Lanes;
+use super::stream::{LANES, Words};
+use super::table::{DecodeTable, EncodeTable};
+
+/// Streams in flight at most.
+pub(super) const STREAMS: usize = 4;
+
+/// Columns of a block.
+pub(super) const BLOCK: usize = 64;
+
+/// One step's symbols, lane by lane.
+pub(super) type Step = [u8; LANES];
+
+/// Working memory: the native symbols of a block of each stream.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    native: [Vec<Step>; STREAMS],
+}
+
+/// A coder's own scratch; another coder's is replaced.
+pub(super) fn scratch(any: &mut CoderScratch) -> &mut Scratch {
+    if !any.is::<Scratch>() {
+        *any = Box::new(Scratch::default());
+    }
+    #[expect(clippy::unwrap_used, reason = "it has just been made one")]
+    any.downcast_mut().unwrap()
+}
+
+/// States, halved: vectors of 32 × u16.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub(super) struct State {
+    pub(super) lo: [u16; LANES],
+    pub(super) hi: [u16; LANES],
+}
+
+impl State {
+    pub(super) fn new(states: &[u32; LANES]) -> Self {
+        Self { lo: states.map(|x| x as u16), hi: states.map(|x| (x >> 16) as u16) }
+    }
+
+    pub(super) fn states(&self) -> [u32; LANES] {
+        std::array::from_fn(|lane| u32::from(self.hi[lane]) << 16 | u32::from(self.lo[lane]))
+    }
+}
+
+/// Steps of one stream to decode with one table. There are at least 32 words for each step, 64 if symbols are
+/// split: more than they can use.
+#[derive(Debug)]
+pub(super) struct DecodeRun<'r, 'b> {
+    pub(super) table: &'r DecodeTable,
+    pub(super) state: &'r mut State,
+    pub(super) words: &'r mut Words<'b>,
+    pub(super) out: &'r mut [Step],
+}
+
+/// Steps of one stream to encode with one table, the last one first. Lanes are in reverse order everywhere, so
+/// that words come in the order in which they are written. There is room for 32 words for each step, 64 if
+/// symbols are split: all that they can need.
+#[derive(Debug)]
+pub(super) struct EncodeRun<'r> {
+    pub(super) table: &'r EncodeTable,
+    pub(super) state: &'r mut State,
+    /// Words behind those that are written already.
+    pub(super) room: &'r mut [[u8; 2]],
+    /// How many of them were written.
+    pub(super) written: &'r mut usize,
+    pub(super) symbols: &'r [Step],
+}
+
+/// A set of kernels; having one is the proof that the processor can run it.
+pub(super) trait Kernel: Copy {
+    /// Runs some streams; all `out` are equally long.
+    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]);
+
+    /// One step of the first `active` lanes; the others' symbols are 0.
+    fn decode_part<const SPLIT: bool>(self, run: DecodeRun<'_, '_>, active: usize);
+
+    /// Runs some streams; all `symbols` are equally long.
+    fn encode<const N: usize, const SPLIT: bool>(self, runs: [EncodeRun<'_>; N]);
+
+    /// One step of the last `active` lanes, which are the first of the stream.
+    fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize);
+
+    /// From native order to rows: a block that begins at column `col`.
+    fn to_rows(self, native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]);
+
+    /// From rows to native order, lanes in reverse.
+    fn from_rows(self, rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]);
+}
+
+/// Words that a step may need.
+fn words_per_step(columns: Columns<'_>) -> usize {
+    LANES * (1 + usize::from(columns.split))
+}

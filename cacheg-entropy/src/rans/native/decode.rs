@@ -1,0 +1,217 @@
+//! Decoding several streams at a time.
+
+use cacheg_core::{Error, Result, Segment};
+
+use super::{BLOCK, DecodeRun, Kernel, STREAMS, Scratch, State, Step, words_per_step};
+use crate::rans::lanes::Lanes;
+use crate::rans::stream::{self, LANES, Words, short};
+use crate::rans::{BoundRans, Columns};
+
+/// A stream on its way.
+pub(in crate::rans) struct DecodeStream<'j> {
+    bound: &'j BoundRans,
+    result: &'j mut Result<()>,
+    /// Segments behind the current one.
+    segments: &'j [Segment],
+    /// The current one's symbols, row-major.
+    symbols: &'j mut [u8],
+    /// Those of the segments behind it.
+    later: &'j mut [u8],
+    columns: Columns<'j>,
+    size: u16,
+    lanes: Lanes,
+    /// Where the block began.
+    first: usize,
+    col: usize,
+    step: usize,
+    /// A symbol was outside its alphabet.
+    outside: bool,
+    state: State,
+    words: Words<'j>,
+}
+
+impl<'j> DecodeStream<'j> {
+    /// Reads the header. `symbols` are those of the segments, at least one.
+    ///
+    /// # Errors
+    /// If the header is bad.
+    pub(in crate::rans) fn open(
+        bound: &'j BoundRans,
+        segments: &'j [Segment],
+        bytes: &'j [u8],
+        symbols: &'j mut [u8],
+        result: &'j mut Result<()>,
+    ) -> Option<Self> {
+        let (states, words) = match stream::open(bytes) {
+            Ok(open) => open,
+            Err(error) => {
+                *result = Err(error);
+                return None;
+            }
+        };
+        let columns = Columns { rows: 0, cols: 0, split: false, index: &[] };
+        Some(Self {
+            bound,
+            result,
+            segments,
+            symbols: &mut [],
+            later: symbols,
+            columns,
+            size: 0,
+            lanes: Lanes::new(columns),
+            first: 0,
+            col: 0,
+            step: 0,
+            outside: false,
+            state: State::new(&states),
+            words,
+        })
+    }
+
+    /// Goes on to the next run; `None` at the end of a good stream.
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<usize>> {
+        loop {
+            if self.col == self.columns.cols {
+                if self.outside {
+                    return Err(Error::corrupt("a symbol outside its alphabet"));
+                }
+                if !self.next_segment(native)? {
+                    stream::close(&self.state.states(), self.words)?;
+                    return Ok(None);
+                }
+            }
+            if self.step == self.lanes.steps() {
+                self.step = 0;
+                self.col += 1;
+                if self.col == self.columns.cols || self.col - self.first == BLOCK {
+                    self.end_block(kernel, native);
+                }
+                continue;
+            }
+            let left = self.lanes.whole.saturating_sub(self.step);
+            let runs = left.min(self.words.len() / words_per_step(self.columns));
+            if runs > 0 {
+                return Ok(Some(runs));
+            }
+            self.single(kernel, native)?;
+        }
+    }
+
+    /// Begins the next segment that has symbols.
+    fn next_segment(&mut self, native: &mut Vec<Step>) -> Result<bool> {
+        while let Some((segment, more)) = self.segments.split_first() {
+            self.segments = more;
+            if segment.is_empty() {
+                continue;
+            }
+            self.columns = self.bound.columns(segment)?;
+            self.size = segment.alphabet.size;
+            (self.symbols, self.later) = std::mem::take(&mut self.later).split_at_mut(segment.len());
+            self.lanes = Lanes::new(self.columns);
+            (self.first, self.col, self.step) = (0, 0, 0);
+            let steps = self.lanes.steps() * self.columns.cols.min(BLOCK);
+            if native.len() < steps {
+                native.resize(steps, [0; LANES]);
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn end_block<K: Kernel>(&mut self, kernel: K, native: &[Step]) {
+        let native = &native[..(self.col - self.first) * self.lanes.steps()];
+        if self.columns.split && self.size < 256 {
+            let top = native.as_flattened().iter().fold(0, |top, symbol| top.max(*symbol));
+            self.outside |= u16::from(top) >= self.size;
+        }
+        kernel.to_rows(native, self.lanes, self.first, self.symbols);
+        self.first = self.col;
+    }
+
+    /// One step that has fewer lanes, or that might need more words than there are.
+    fn single<K: Kernel>(&mut self, kernel: K, native: &mut [Step]) -> Result<()> {
+        let active = self.lanes.active(self.step);
+        let mut padded = [[0; 2]; 2 * LANES];
+        let left = self.words.len();
+        let few = left < words_per_step(self.columns);
+        if few {
+            padded[..left].copy_from_slice(self.words);
+        }
+        let mut words = if few { &padded[..] } else { self.words };
+        let all = words.len();
+        let split = self.columns.split;
+        let at = (self.col - self.first) * self.lanes.steps() + self.step;
+        let run = DecodeRun {
+            table: &self.bound.decode[self.columns.index[self.col] as usize],
+            state: &mut self.state,
+            words: &mut words,
+            out: &mut native[at..=at],
+        };
+        if split { kernel.decode_part::<true>(run, active) } else { kernel.decode_part::<false>(run, active) }
+        let used = all - words.len();
+        self.words = self.words.get(used..).ok_or_else(short)?;
+        self.step += 1;
+        Ok(())
+    }
+
+    /// The next `steps` steps.
+    fn run<'r>(&'r mut self, native: &'r mut [Step], steps: usize) -> DecodeRun<'r, 'j> {
+        let at = (self.col - self.first) * self.lanes.steps() + self.step;
+        self.step += steps;
+        DecodeRun {
+            table: &self.bound.decode[self.columns.index[self.col] as usize],
+            state: &mut self.state,
+            words: &mut self.words,
+            out: &mut native[at..at + steps],
+        }
+    }
+}
+
+/// Decodes streams, a few at a time; a stream that ends makes room for the next one.
+pub(in crate::rans) fn decode<'j, K: Kernel>(
+    kernel: K,
+    mut queue: impl Iterator<Item = DecodeStream<'j>>,
+    scratch: &mut Scratch,
+) {
+    let mut slots: [Option<DecodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
+    loop {
+        let (mut steps, mut split) = (usize::MAX, None);
+        for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
+            while let Some(stream) = slot {
+                match stream.advance(kernel, native) {
+                    Ok(Some(runs)) => {
+                        // A round is for streams of one kind only; usually there is only one kind.
+                        let split = *split.get_or_insert(stream.columns.split);
+                        if stream.columns.split == split {
+                            steps = steps.min(runs);
+                        }
+                        break;
+                    }
+                    end => {
+                        *stream.result = end.map(|_| ());
+                        *slot = queue.next();
+                    }
+                }
+            }
+        }
+        let Some(split) = split else { return };
+        let mut runs = slots.iter_mut().zip(&mut scratch.native).filter_map(|(slot, native)| {
+            let stream = slot.as_mut().filter(|stream| stream.columns.split == split)?;
+            Some(stream.run(native, steps))
+        });
+        let runs = (runs.next(), runs.next(), runs.next(), runs.next());
+        if split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) }
+    }
+}
+
+type Runs<T> = (Option<T>, Option<T>, Option<T>, Option<T>);
+
+fn dispatch<K: Kernel, const SPLIT: bool>(kernel: K, runs: Runs<DecodeRun<'_, '_>>) {
+    match runs {
+        (Some(a), Some(b), Some(c), Some(d)) => kernel.decode::<4, SPLIT>([a, b, c, d]),
+        (Some(a), Some(b), Some(c), _) => kernel.decode::<3, SPLIT>([a, b, c]),
+        (Some(a), Some(b), ..) => kernel.decode::<2, SPLIT>([a, b]),
+        (Some(a), ..) => kernel.decode::<1, SPLIT>([a]),
+        _ => {}
+    }
+}

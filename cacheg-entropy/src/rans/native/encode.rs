@@ -1,0 +1,199 @@
+//! Encoding several streams at a time: everything backwards.
+
+use cacheg_core::{Result, Segment};
+
+use super::{BLOCK, EncodeRun, Kernel, STREAMS, Scratch, State, Step, words_per_step};
+use crate::rans::lanes::Lanes;
+use crate::rans::stream::{self, HEADER, LANES};
+use crate::rans::{BoundRans, Columns};
+
+/// A stream on its way. Its words are written behind the header, the last one first, and turned round at the end.
+pub(in crate::rans) struct EncodeStream<'j> {
+    bound: &'j BoundRans,
+    result: &'j mut Result<usize>,
+    /// Segments before the current one.
+    segments: &'j [Segment],
+    /// Their symbols.
+    earlier: &'j [u8],
+    /// The current one's.
+    symbols: &'j [u8],
+    columns: Columns<'j>,
+    lanes: Lanes,
+    /// Where the block begins.
+    first: usize,
+    /// Columns and steps of the current one that are not done.
+    cols: usize,
+    steps: usize,
+    state: State,
+    header: &'j mut [u8; HEADER],
+    room: &'j mut [[u8; 2]],
+    written: usize,
+}
+
+impl<'j> EncodeStream<'j> {
+    /// `symbols` are those of the segments, at least one, all inside their alphabets; `out` has room for a
+    /// header and a word for each step of a symbol.
+    pub(in crate::rans) fn new(
+        bound: &'j BoundRans,
+        segments: &'j [Segment],
+        symbols: &'j [u8],
+        out: &'j mut [u8],
+        result: &'j mut Result<usize>,
+    ) -> Option<Self> {
+        let Some((header, room)) = out.split_first_chunk_mut() else {
+            *result = Err(stream::full());
+            return None;
+        };
+        let columns = Columns { rows: 0, cols: 0, split: false, index: &[] };
+        Some(Self {
+            bound,
+            result,
+            segments,
+            earlier: symbols,
+            symbols: &[],
+            columns,
+            lanes: Lanes::new(columns),
+            first: 0,
+            cols: 0,
+            steps: 0,
+            state: State::new(&stream::START),
+            header,
+            room: room.as_chunks_mut().0,
+            written: 0,
+        })
+    }
+
+    /// Goes on to the next run; `None` at the end.
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<usize>> {
+        loop {
+            if self.steps == 0 {
+                if self.cols == 0 && !self.next_segment(native)? {
+                    return Ok(None);
+                }
+                if self.cols == self.first {
+                    self.begin_block(kernel, native);
+                }
+                self.cols -= 1;
+                self.steps = self.lanes.steps();
+            }
+            if self.steps <= self.lanes.whole {
+                return Ok(Some(self.steps));
+            }
+            let at = (self.cols - self.first) * self.lanes.steps() + self.lanes.whole;
+            self.steps -= 1;
+            let split = self.columns.split;
+            let run = EncodeRun {
+                table: &self.bound.encode[self.columns.index[self.cols] as usize],
+                state: &mut self.state,
+                room: &mut self.room[self.written..],
+                written: &mut self.written,
+                symbols: &native[at..=at],
+            };
+            if split {
+                kernel.encode_part::<true>(run, self.lanes.more);
+            } else {
+                kernel.encode_part::<false>(run, self.lanes.more);
+            }
+        }
+    }
+
+    /// Begins the segment before this one that has symbols.
+    fn next_segment(&mut self, native: &mut Vec<Step>) -> Result<bool> {
+        while let Some((segment, rest)) = self.segments.split_last() {
+            self.segments = rest;
+            if segment.is_empty() {
+                continue;
+            }
+            self.columns = self.bound.columns(segment)?;
+            (self.earlier, self.symbols) = self.earlier.split_at(self.earlier.len() - segment.len());
+            self.lanes = Lanes::new(self.columns);
+            (self.cols, self.first) = (self.columns.cols, self.columns.cols);
+            let steps = self.lanes.steps() * self.columns.cols.min(BLOCK);
+            if native.len() < steps {
+                native.resize(steps, [0; LANES]);
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut [Step]) {
+        let end = self.cols;
+        self.first = (end - 1) / BLOCK * BLOCK;
+        let native = &mut native[..(end - self.first) * self.lanes.steps()];
+        kernel.from_rows(self.symbols, self.lanes, self.first, native);
+    }
+
+    /// The last `steps` of those that are not done.
+    fn run<'r>(&'r mut self, native: &'r [Step], steps: usize) -> EncodeRun<'r> {
+        let end = (self.cols - self.first) * self.lanes.steps() + self.steps;
+        self.steps -= steps;
+        let words = steps * words_per_step(self.columns);
+        EncodeRun {
+            table: &self.bound.encode[self.columns.index[self.cols] as usize],
+            state: &mut self.state,
+            room: &mut self.room[self.written..self.written + words],
+            written: &mut self.written,
+            symbols: &native[end - steps..end],
+        }
+    }
+
+    fn finish(self) {
+        let mut states = self.state.states();
+        states.reverse();
+        for (bytes, state) in self.header.as_chunks_mut().0.iter_mut().zip(&states) {
+            *bytes = state.to_le_bytes();
+        }
+        self.room[..self.written].reverse();
+        *self.result = Ok(HEADER + 2 * self.written);
+    }
+}
+
+/// Encodes streams, a few at a time; a stream that ends makes room for the next one.
+pub(in crate::rans) fn encode<'j, K: Kernel>(
+    kernel: K,
+    mut queue: impl Iterator<Item = EncodeStream<'j>>,
+    scratch: &mut Scratch,
+) {
+    let mut slots: [Option<EncodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
+    loop {
+        let (mut steps, mut split) = (usize::MAX, None);
+        for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
+            while let Some(mut stream) = slot.take() {
+                match stream.advance(kernel, native) {
+                    Ok(Some(runs)) => {
+                        // A round is for streams of one kind only; usually there is only one kind.
+                        let split = *split.get_or_insert(stream.columns.split);
+                        if stream.columns.split == split {
+                            steps = steps.min(runs);
+                        }
+                        *slot = Some(stream);
+                        break;
+                    }
+                    Ok(None) => stream.finish(),
+                    Err(error) => *stream.result = Err(error),
+                }
+                *slot = queue.next();
+            }
+        }
+        let Some(split) = split else { return };
+        let mut runs = slots.iter_mut().zip(&scratch.native).filter_map(|(slot, native)| {
+            let stream = slot.as_mut().filter(|stream| stream.columns.split == split)?;
+            Some(stream.run(native, steps))
+        });
+        let runs = (runs.next(), runs.next(), runs.next(), runs.next());
+        if split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) }
+    }
+}
+
+type Runs<T> = (Option<T>, Option<T>, Option<T>, Option<T>);
+
+fn dispatch<K: Kernel, const SPLIT: bool>(kernel: K, runs: Runs<EncodeRun<'_>>) {
+    match runs {
+        (Some(a), Some(b), Some(c), Some(d)) => kernel.encode::<4, SPLIT>([a, b, c, d]),
+        (Some(a), Some(b), Some(c), _) => kernel.encode::<3, SPLIT>([a, b, c]),
+        (Some(a), Some(b), ..) => kernel.encode::<2, SPLIT>([a, b]),
+        (Some(a), ..) => kernel.encode::<1, SPLIT>([a]),
+        _ => {}
+    }
+}
