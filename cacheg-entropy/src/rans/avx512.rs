@@ -140,7 +140,7 @@ fn low_bits(coded: __m512i, x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
     let symbol = _mm512_add_epi16(base, _mm512_srlv_epi16(x.lo, keep));
     let stay = _mm512_srlv_epi16(_mm512_set1_epi16(-1), bits);
     // (hi << keep) | (lo & stay)
-    let lo = _mm512_ternarylogic_epi32::<0xea>(_mm512_sllv_epi16(x.hi, keep), x.lo, stay);
+    let lo = _mm512_ternarylogic_epi32::<0xf8>(_mm512_sllv_epi16(x.hi, keep), x.lo, stay);
     (symbol, Lane { lo, hi: _mm512_srlv_epi16(x.hi, bits) })
 }
 
@@ -253,7 +253,7 @@ fn put_low_bits(symbol: __m512i, x: Lane, bits: __m512i) -> Lane {
     // x = (x >> keep) << 16 | symbol << keep | (x & stay), shifts of 16 give 0.
     let hi = _mm512_or_si512(_mm512_sllv_epi16(x.hi, bits), _mm512_srlv_epi16(x.lo, keep));
     let stay = _mm512_srlv_epi16(_mm512_set1_epi16(-1), bits);
-    let lo = _mm512_ternarylogic_epi32::<0xea>(_mm512_sllv_epi16(symbol, keep), x.lo, stay);
+    let lo = _mm512_ternarylogic_epi32::<0xf8>(_mm512_sllv_epi16(symbol, keep), x.lo, stay);
     Lane { lo, hi }
 }
 
