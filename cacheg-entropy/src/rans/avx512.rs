@@ -53,24 +53,13 @@ impl Kernel for Avx512 {
 
     fn to_rows(self, native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
         // SAFETY: `new` has checked the features.
-        unsafe { to_rows(native, lanes, col, rows) }
+        unsafe { transpose::avx512::to_rows(native, lanes, col, rows) }
     }
 
     fn from_rows(self, rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
         // SAFETY: `new` has checked the features.
-        unsafe { from_rows(rows, lanes, col, native) }
+        unsafe { transpose::avx512::from_rows(rows, lanes, col, native) }
     }
-}
-
-/// As for AVX2, but with the 32 registers that its 16 vectors and their copies need.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn to_rows(native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
-    transpose::to_rows(native, lanes, col, rows);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn from_rows(rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
-    transpose::from_rows(rows, lanes, col, native);
 }
 
 #[inline]
@@ -109,6 +98,63 @@ impl Lane {
     }
 }
 
+/// `x`, but in the lanes of `mask` the entries of `table` at `index`.
+///
+/// One instruction. LLVM would make two of the intrinsic, a permutation and a blend: here, where what counts is
+/// their number, that costs a tenth of the speed. The same goes for [`merge_sum`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn merge_permuted(mut x: __m512i, mask: __mmask32, index: __m512i, table: __m512i) -> __m512i {
+    // SAFETY: works on registers only, which the target features provide.
+    unsafe {
+        std::arch::asm!(
+            "vpermw {x}{{{mask}}}, {index}, {table}",
+            x = inlateout(zmm_reg) x,
+            mask = in(kreg) mask,
+            index = in(zmm_reg) index,
+            table = in(zmm_reg) table,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    x
+}
+
+/// `x`, but `y` in the lanes of `mask`; apart from what made `y`, which need not wait for the mask.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn merge(x: __m512i, mask: __mmask32, y: __m512i) -> __m512i {
+    let merged;
+    // SAFETY: works on registers only, which the target features provide.
+    unsafe {
+        std::arch::asm!(
+            "vpblendmw {merged}{{{mask}}}, {x}, {y}",
+            merged = lateout(zmm_reg) merged,
+            x = in(zmm_reg) x,
+            mask = in(kreg) mask,
+            y = in(zmm_reg) y,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    merged
+}
+
+/// `x`, but `x + y` in the lanes of `mask`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn merge_sum(mut x: __m512i, mask: __mmask32, y: __m512i) -> __m512i {
+    // SAFETY: works on registers only, which the target features provide.
+    unsafe {
+        std::arch::asm!(
+            "vpaddw {x}{{{mask}}}, {x}, {y}",
+            x = inlateout(zmm_reg) x,
+            mask = in(kreg) mask,
+            y = in(zmm_reg) y,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    x
+}
+
 /// Decodes a coded symbol in every lane. `x = f·high + offset` has its low and high halves from two 16-bit
 /// multiplications; that the offset overflows the low half shows in the sum being below it.
 #[inline]
@@ -118,14 +164,14 @@ fn find(x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
     let r = _mm512_and_si512(x.lo, _mm512_set1_epi16(2047));
     let threshold = _mm512_permutexvar_epi16(bucket, load(&table.threshold));
     let other = _mm512_cmpge_epu16_mask(r, threshold);
-    let delta = _mm512_maskz_permutexvar_epi16(other, bucket, load(&table.delta));
-    let symbol = _mm512_mask_permutexvar_epi16(bucket, other, bucket, load(&table.alias));
-    let freq = _mm512_permutexvar_epi16(symbol, load(&table.freq));
-    let offset = _mm512_add_epi16(r, delta);
+    let symbol = merge_permuted(bucket, other, bucket, load(&table.alias));
+    // Both frequencies that it may be, so that the multiplication does not wait for the symbol.
+    let own = _mm512_permutexvar_epi16(bucket, load(&table.freq));
+    let freq = merge(own, other, _mm512_permutexvar_epi16(bucket, load(&table.alias_freq)));
+    let offset = merge_sum(r, other, _mm512_permutexvar_epi16(bucket, load(&table.delta)));
     let lo = _mm512_add_epi16(_mm512_mullo_epi16(freq, x.hi), offset);
     let carry = _mm512_cmplt_epu16_mask(lo, offset);
-    let hi = _mm512_mulhi_epu16(freq, x.hi);
-    let hi = _mm512_mask_sub_epi16(hi, carry, hi, _mm512_set1_epi16(-1));
+    let hi = merge_sum(_mm512_mulhi_epu16(freq, x.hi), carry, _mm512_set1_epi16(1));
     (symbol, Lane { lo, hi })
 }
 
@@ -154,6 +200,57 @@ fn refill(x: Lane, active: __mmask32, words: __m512i) -> (Lane, usize) {
     (Lane { lo, hi }, empty.count_ones() as usize)
 }
 
+/// Loads 32 words.
+///
+/// An instruction of its own: as an intrinsic it would become the memory operand of `vpexpandw`, which on Zen 4 is
+/// microcoded.
+///
+/// # Safety
+/// 64 bytes must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+unsafe fn fetch(from: *const [u8; 2]) -> __m512i {
+    let words;
+    // SAFETY: the caller's promise; nothing but the register changes.
+    unsafe {
+        std::arch::asm!(
+            "vmovdqu64 {words}, zmmword ptr [{from}]",
+            words = lateout(zmm_reg) words,
+            from = in(reg) from,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    words
+}
+
+/// Decodes a symbol in every lane.
+///
+/// # Safety
+/// There must be 32 words, 64 if symbols are split.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+unsafe fn step<const SPLIT: bool>(
+    lane: &mut Lane,
+    table: &DecodeTable,
+    words: &mut *const [u8; 2],
+) -> __m512i {
+    let (mut symbol, x) = find(*lane, table);
+    // SAFETY: the caller's promise; no more words are used than there are lanes.
+    let (x, used) = unsafe { refill(x, !0, fetch(*words)) };
+    // SAFETY: as above.
+    *words = unsafe { words.add(used) };
+    *lane = x;
+    if SPLIT {
+        (symbol, *lane) = low_bits(symbol, x, table);
+        // SAFETY: as above.
+        let (x, used) = unsafe { refill(*lane, !0, fetch(*words)) };
+        // SAFETY: as above.
+        *words = unsafe { words.add(used) };
+        *lane = x;
+    }
+    symbol
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn decode<const N: usize, const SPLIT: bool>(runs: [DecodeRun<'_, '_>; N]) {
     let steps = runs[0].out.len();
@@ -171,27 +268,30 @@ fn decode<const N: usize, const SPLIT: bool>(runs: [DecodeRun<'_, '_>; N]) {
         out[i] = run.out.as_mut_ptr();
         tables[i] = run.table;
     }
-    for _ in 0..steps {
+    // Two steps' symbols fill a register of bytes: packing works by halves of 128 bits, their order is mended.
+    let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for _ in 0..steps / 2 {
+        let mut first = [zero; N];
         for i in 0..N {
-            let (mut symbol, x) = find(lanes[i], tables[i]);
             // SAFETY: a step takes at most 32 words, 64 if symbols are split; there were as many for each step.
-            let (x, used) = refill(x, !0, unsafe { _mm512_loadu_si512(words[i].cast()) });
-            // SAFETY: `used` words were there.
-            words[i] = unsafe { words[i].add(used) };
-            lanes[i] = x;
-            if SPLIT {
-                let (whole, x) = low_bits(symbol, x, tables[i]);
-                symbol = whole;
-                // SAFETY: as above.
-                let (x, used) = refill(x, !0, unsafe { _mm512_loadu_si512(words[i].cast()) });
-                // SAFETY: as above.
-                words[i] = unsafe { words[i].add(used) };
-                lanes[i] = x;
-            }
-            // SAFETY: `out` has one item for each step.
+            first[i] = unsafe { step::<SPLIT>(&mut lanes[i], tables[i], &mut words[i]) };
+        }
+        for i in 0..N {
+            // SAFETY: as above; `out` has one item for each step.
             unsafe {
+                let second = step::<SPLIT>(&mut lanes[i], tables[i], &mut words[i]);
+                let both = _mm512_permutexvar_epi64(order, _mm512_packus_epi16(first[i], second));
+                _mm512_storeu_si512(out[i].cast(), both);
+                out[i] = out[i].add(2);
+            }
+        }
+    }
+    if steps % 2 == 1 {
+        for i in 0..N {
+            // SAFETY: as above; this is the last of the steps.
+            unsafe {
+                let symbol = step::<SPLIT>(&mut lanes[i], tables[i], &mut words[i]);
                 _mm256_storeu_si256(out[i].cast(), _mm512_cvtepi16_epi8(symbol));
-                out[i] = out[i].add(1);
             }
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct DecodeTable {
     pub(super) delta: [u16; BUCKETS],
     /// Frequencies of coded symbols.
     pub(super) freq: [u16; BUCKETS],
+    /// Frequency of each alias.
+    pub(super) alias_freq: [u16; BUCKETS],
     /// The first symbol of each coded one.
     pub(super) base: [u16; BUCKETS],
     /// log2 of the number of its symbols.
@@ -35,7 +37,8 @@ impl DecodeTable {
             next += 1 << k;
         }
         let Alias { threshold, alias, delta } = Alias::new(&freq);
-        Self { threshold, alias, delta, freq, base, bits }
+        let alias_freq = alias.map(|symbol| freq[usize::from(symbol)]);
+        Self { threshold, alias, delta, freq, alias_freq, base, bits }
     }
 
     /// Coded symbol and offset of a slot.

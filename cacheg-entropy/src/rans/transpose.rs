@@ -12,112 +12,138 @@ use super::stream::LANES;
 /// Columns of a tile.
 const WIDE: usize = 32;
 
-/// Transposes the 16 × 16 bytes in each half.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn transpose(mut tile: [__m256i; 16]) -> [__m256i; 16] {
-    for _ in 0..4 {
-        let from = tile;
-        for i in 0..8 {
-            tile[2 * i] = _mm256_unpacklo_epi8(from[i], from[i + 8]);
-            tile[2 * i + 1] = _mm256_unpackhi_epi8(from[i], from[i + 8]);
-        }
-    }
-    tile
+/// Does something for `i` from 0 to 15.
+macro_rules! each_of_16 {
+    ($i:ident, $body:block) => { each_of_16!($i, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
+    ($i:ident, $body:block, $($at:literal)+) => { $( { let $i = $at; $body } )+ };
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn halves(low: &[u8; 16], high: &[u8; 16]) -> __m256i {
-    // SAFETY: both are 16 bytes, loads need no alignment.
-    unsafe { _mm256_loadu2_m128i(high.as_ptr().cast(), low.as_ptr().cast()) }
-}
+/// The same code for several sets of registers: AVX-512 VL has twice as many.
+macro_rules! transposing {
+    ($name:ident, $features:literal) => {
+        pub(super) mod $name {
+            use super::*;
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(to: &mut [u8; 32], value: __m256i) {
-    // SAFETY: 32 bytes, stores need no alignment.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
-}
+            /// Transposes the 16 × 16 bytes in each half.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn transpose(mut tile: [__m256i; 16]) -> [__m256i; 16] {
+                for _ in 0..4 {
+                    let from = tile;
+                    for i in 0..8 {
+                        tile[2 * i] = _mm256_unpacklo_epi8(from[i], from[i + 8]);
+                        tile[2 * i + 1] = _mm256_unpackhi_epi8(from[i], from[i + 8]);
+                    }
+                }
+                tile
+            }
 
-/// 16 bytes from `at`; 0 behind the end.
-#[inline]
-fn piece(bytes: &[u8], at: usize) -> [u8; 16] {
-    let bytes = bytes.get(at..).unwrap_or_default();
-    if let Some(whole) = bytes.first_chunk() {
-        return *whole;
-    }
-    let mut piece = [0; 16];
-    piece[..bytes.len()].copy_from_slice(bytes);
-    piece
-}
-
-/// From native order to rows: a block that begins at column `col`.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn to_rows(native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
-    let steps = lanes.steps();
-    let count = native.len() / steps;
-    let starts: [usize; LANES] = lanes.starts(col);
-    for step in 0..steps {
-        let active = lanes.active(step);
-        for from in (0..count).step_by(WIDE) {
-            let width = WIDE.min(count - from);
-            // Columns behind the last one are read from it and not written.
-            let native_of = |i: usize| &native[(from + i.min(width - 1)) * steps + step];
-            for half in 0..2 {
+            /// 16 vectors, transposed. Half `h` of vector `i` are the 16 bytes at index `at(i, h)`.
+            ///
+            /// # Safety
+            /// They must be inside `bytes`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn load(bytes: &[u8], at: impl Fn(usize, usize) -> usize) -> [__m256i; 16] {
                 let mut tile = [_mm256_setzero_si256(); 16];
-                for (i, vector) in tile.iter_mut().enumerate() {
-                    let (low, high) = (native_of(i), native_of(16 + i));
-                    *vector = halves(&low.as_chunks().0[half], &high.as_chunks().0[half]);
-                }
-                let tile = transpose(tile);
-                for (i, vector) in tile.into_iter().enumerate() {
-                    let lane = 16 * half + i;
-                    let at = starts[lane] + step * lanes.cols + from;
-                    if lane >= active {
-                        break;
-                    }
-                    if width == WIDE {
-                        if let Some(to) = rows.get_mut(at..at + WIDE).and_then(|to| to.first_chunk_mut()) {
-                            store(to, vector);
+                // Not a loop: that would go through memory.
+                each_of_16!(i, {
+                    // SAFETY: the caller's promise.
+                    tile[i] = unsafe {
+                        let low = _mm_loadu_si128(bytes.as_ptr().add(at(i, 0)).cast());
+                        let high = _mm_loadu_si128(bytes.as_ptr().add(at(i, 1)).cast());
+                        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+                    };
+                });
+                transpose(tile)
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn store(to: &mut [u8; WIDE], value: __m256i) {
+                // SAFETY: 32 bytes, stores need no alignment.
+                unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
+            }
+
+            /// From native order to rows: a block that begins at column `col`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            pub(in crate::rans) fn to_rows(native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
+                let steps = lanes.steps();
+                let count = native.len() / steps;
+                assert!(native.len() == count * steps && lanes.more < LANES && lanes.whole + 1 >= steps);
+                assert!(col + count <= lanes.cols && (lanes.whole * LANES + lanes.more) * lanes.cols <= rows.len());
+                let starts: [usize; LANES] = lanes.starts(col);
+                for step in 0..steps {
+                    let active = lanes.active(step);
+                    for from in (0..count).step_by(WIDE) {
+                        let width = WIDE.min(count - from);
+                        for half in 0..2 {
+                            let bytes = native.as_flattened();
+                            // Columns behind the last one are read from it and not written.
+                            let at = |i: usize| ((from + i.min(width - 1)) * steps + step) * LANES + 16 * half;
+                            // SAFETY: columns are below `count` and steps below `steps`.
+                            let tile = unsafe {
+                                if width == WIDE {
+                                    load(bytes, |i, h| ((from + 16 * h + i) * steps + step) * LANES + 16 * half)
+                                } else {
+                                    load(bytes, |i, h| at(16 * h + i))
+                                }
+                            };
+                            let starts = &starts[16 * half..16 * half + 16];
+                            let offset = step * lanes.cols + from;
+                            if active == LANES && width == WIDE {
+                                for (vector, start) in tile.into_iter().zip(starts) {
+                                    // SAFETY: the columns end before `cols`, and the rows of active lanes before the last.
+                                    unsafe { _mm256_storeu_si256(rows.as_mut_ptr().add(start + offset).cast(), vector) };
+                                }
+                            } else {
+                                let active = active.saturating_sub(16 * half);
+                                for (vector, start) in tile.into_iter().zip(starts).take(active) {
+                                    let mut whole = [0; WIDE];
+                                    store(&mut whole, vector);
+                                    rows[start + offset..][..width].copy_from_slice(&whole[..width]);
+                                }
+                            }
                         }
-                    } else {
-                        let mut whole = [0; WIDE];
-                        store(&mut whole, vector);
-                        rows[at..at + width].copy_from_slice(&whole[..width]);
+                    }
+                }
+            }
+
+            /// From rows to native order, lanes in reverse: a block that begins at column `col`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            pub(in crate::rans) fn from_rows(rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
+                let steps = lanes.steps();
+                let count = native.len() / steps;
+                assert!(native.len() == count * steps && lanes.more < LANES && lanes.whole + 1 >= steps);
+                assert!(col + count <= lanes.cols && (lanes.whole * LANES + lanes.more) * lanes.cols <= rows.len());
+                let starts: [usize; LANES] = lanes.starts(col);
+                for step in 0..steps {
+                    let active = lanes.active(step);
+                    for from in (0..count).step_by(16) {
+                        let offset = step * lanes.cols + from;
+                        let width = 16.min(count - from);
+                        let tile = if active == LANES && width == 16 {
+                            // SAFETY: the columns end before `cols`, and the rows of active lanes before the last.
+                            unsafe { load(rows, |i, h| starts[31 - 16 * h - i] + offset) }
+                        } else {
+                            let mut pieces = [0; 16 * LANES];
+                            for (piece, start) in pieces.as_chunks_mut::<16>().0.iter_mut().zip(&starts[..active]) {
+                                piece[..width].copy_from_slice(&rows[start + offset..][..width]);
+                            }
+                            // SAFETY: 32 pieces of 16 bytes.
+                            unsafe { load(&pieces, |i, h| 16 * (31 - 16 * h - i)) }
+                        };
+                        for (i, vector) in tile.into_iter().enumerate().take(width) {
+                            store(&mut native[(from + i) * steps + step], vector);
+                        }
                     }
                 }
             }
         }
-    }
+    };
 }
 
-/// From rows to native order, lanes in reverse: a block that begins at column `col`.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn from_rows(rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
-    let steps = lanes.steps();
-    let count = native.len() / steps;
-    let starts: [usize; LANES] = lanes.starts(col);
-    for step in 0..steps {
-        let active = lanes.active(step);
-        for from in (0..count).step_by(16) {
-            let at = |lane: usize| starts[lane] + step * lanes.cols + from;
-            let mut tile = [_mm256_setzero_si256(); 16];
-            if active == LANES {
-                for (i, vector) in tile.iter_mut().enumerate() {
-                    *vector = halves(&piece(rows, at(31 - i)), &piece(rows, at(15 - i)));
-                }
-            } else {
-                let piece = |lane| if lane < active { piece(rows, at(lane)) } else { [0; 16] };
-                for (i, vector) in tile.iter_mut().enumerate() {
-                    *vector = halves(&piece(31 - i), &piece(15 - i));
-                }
-            }
-            for (i, vector) in transpose(tile).into_iter().enumerate().take(count - from) {
-                store(&mut native[(from + i) * steps + step], vector);
-            }
-        }
-    }
-}
+transposing!(avx2, "avx2");
+transposing!(avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2");
