@@ -25,7 +25,7 @@ impl Avx512 {
 }
 
 impl Kernel for Avx512 {
-    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]) {
+    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]) -> usize {
         // SAFETY: `new` has checked the features.
         unsafe { decode::<N, SPLIT>(runs) }
     }
@@ -38,11 +38,7 @@ impl Kernel for Avx512 {
     fn encode<const N: usize, const SPLIT: bool>(self, runs: [EncodeRun<'_>; N]) {
         // SAFETY: `new` has checked the features.
         unsafe {
-            if runs.iter().any(|run| run.table.wide) {
-                encode::<N, SPLIT, true>(runs)
-            } else {
-                encode::<N, SPLIT, false>(runs)
-            }
+            encode::<N, SPLIT>(runs);
         }
     }
 
@@ -252,22 +248,54 @@ unsafe fn step<const SPLIT: bool>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn decode<const N: usize, const SPLIT: bool>(runs: [DecodeRun<'_, '_>; N]) {
-    let steps = runs[0].out.len();
+fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
+    let columns = runs[0].columns.len();
+    let steps = runs[0].out.len() / columns;
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut words = [std::ptr::null::<[u8; 2]>(); N];
+    let mut last = words;
     let mut out = [std::ptr::null_mut::<Step>(); N];
-    let mut tables = [runs[0].table; N];
-    let mut runs = runs;
     for i in 0..N {
         let run = &mut runs[i];
-        assert!(run.out.len() == steps && run.words.len() >= steps * LANES * (1 + usize::from(SPLIT)));
+        let needed = steps * LANES * (1 + usize::from(SPLIT));
+        assert!(run.columns.len() == columns && run.out.len() == steps * columns && run.words.len() >= needed);
         lanes[i] = Lane::load(run.state);
         words[i] = run.words.as_ptr();
+        // A column may begin with its words here at the latest.
+        last[i] = &raw const run.words[run.words.len() - needed..] as *const [u8; 2];
         out[i] = run.out.as_mut_ptr();
-        tables[i] = run.table;
     }
+    let mut column = 0;
+    while column < columns && (0..N).all(|i| words[i] <= last[i]) {
+        let tables: [&DecodeTable; N] =
+            std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
+        // SAFETY: there are words for a column, and all columns have their `steps` in `out`.
+        unsafe { decode_column::<N, SPLIT>(steps, &tables, &mut lanes, &mut words, &mut out) };
+        column += 1;
+    }
+    for i in 0..N {
+        let run = &mut runs[i];
+        lanes[i].store(run.state);
+        // SAFETY: both point into the same words.
+        let used = unsafe { words[i].offset_from(run.words.as_ptr()) };
+        *run.words = &run.words[used as usize..];
+    }
+    column
+}
+
+/// # Safety
+/// There must be 32 words for each step, 64 if symbols are split, and room for its symbols.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+unsafe fn decode_column<const N: usize, const SPLIT: bool>(
+    steps: usize,
+    tables: &[&DecodeTable; N],
+    lanes: &mut [Lane; N],
+    words: &mut [*const [u8; 2]; N],
+    out: &mut [*mut Step; N],
+) {
+    let zero = _mm512_setzero_si512();
     // Two steps' symbols fill a register of bytes: packing works by halves of 128 bits, their order is mended.
     let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for _ in 0..steps / 2 {
@@ -292,15 +320,9 @@ fn decode<const N: usize, const SPLIT: bool>(runs: [DecodeRun<'_, '_>; N]) {
             unsafe {
                 let symbol = step::<SPLIT>(&mut lanes[i], tables[i], &mut words[i]);
                 _mm256_storeu_si256(out[i].cast(), _mm512_cvtepi16_epi8(symbol));
+                out[i] = out[i].add(1);
             }
         }
-    }
-    for i in 0..N {
-        let run = &mut runs[i];
-        lanes[i].store(run.state);
-        // SAFETY: both point into the same words.
-        let used = unsafe { words[i].offset_from(run.words.as_ptr()) };
-        *run.words = &run.words[used as usize..];
     }
 }
 
@@ -308,11 +330,12 @@ fn decode<const N: usize, const SPLIT: bool>(runs: [DecodeRun<'_, '_>; N]) {
 fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
     let mask = (!0u32).unbounded_shr(32 - active as u32);
     let before = Lane::load(run.state);
-    let (mut symbol, x) = find(before, run.table);
+    let table = &run.tables[run.columns[0] as usize];
+    let (mut symbol, x) = find(before, table);
     let (mut x, used) = refill(x, mask, load_words(run.words));
     *run.words = &run.words[used..];
     if SPLIT {
-        let (whole, y) = low_bits(symbol, x, run.table);
+        let (whole, y) = low_bits(symbol, x, table);
         symbol = whole;
         let (y, used) = refill(y, mask, load_words(run.words));
         *run.words = &run.words[used..];
@@ -430,25 +453,57 @@ fn widen(symbols: &Step) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn encode<const N: usize, const SPLIT: bool, const WIDE: bool>(runs: [EncodeRun<'_>; N]) {
-    let steps = runs[0].symbols.len();
+fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
+    let columns = runs[0].columns.len();
+    let steps = runs[0].symbols.len() / columns;
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut room = [std::ptr::null_mut::<[u8; 2]>(); N];
-    let mut tables = [runs[0].table; N];
-    let mut runs = runs;
     for i in 0..N {
         let run = &mut runs[i];
-        assert!(run.symbols.len() == steps && run.room.len() >= steps * LANES * (1 + usize::from(SPLIT)));
+        let all = steps * columns;
+        assert!(run.columns.len() == columns && run.symbols.len() == all);
+        assert!(run.room.len() >= all * LANES * (1 + usize::from(SPLIT)));
         lanes[i] = Lane::load(run.state);
         room[i] = run.room.as_mut_ptr();
-        tables[i] = run.table;
     }
+    for column in (0..columns).rev() {
+        let tables: [&EncodeTable; N] =
+            std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
+        let symbols: [*const Step; N] = std::array::from_fn(|i| runs[i].symbols[column * steps..].as_ptr());
+        // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
+        unsafe {
+            if tables.iter().any(|table| table.wide) {
+                encode_column::<N, SPLIT, true>(steps, &tables, &symbols, &mut lanes, &mut room);
+            } else {
+                encode_column::<N, SPLIT, false>(steps, &tables, &symbols, &mut lanes, &mut room);
+            }
+        }
+    }
+    for i in 0..N {
+        let run = &mut runs[i];
+        lanes[i].store(run.state);
+        // SAFETY: both point into the same room.
+        *run.written += unsafe { room[i].offset_from(run.room.as_ptr()) } as usize;
+    }
+}
+
+/// # Safety
+/// `symbols` must point to those of all steps, `room` to 32 words for each, 64 if symbols are split.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+unsafe fn encode_column<const N: usize, const SPLIT: bool, const WIDE: bool>(
+    steps: usize,
+    tables: &[&EncodeTable; N],
+    symbols: &[*const Step; N],
+    lanes: &mut [Lane; N],
+    room: &mut [*mut [u8; 2]; N],
+) {
     for step in (0..steps).rev() {
         for i in 0..N {
             let table = tables[i];
-            // SAFETY: `symbols` of all runs have `steps` items.
-            let symbols = unsafe { runs[i].symbols.get_unchecked(step) };
+            // SAFETY: the caller's promise.
+            let symbols = unsafe { &*symbols[i].add(step) };
             let mut symbol = widen(symbols);
             let mut x = lanes[i];
             if SPLIT {
@@ -476,18 +531,12 @@ fn encode<const N: usize, const SPLIT: bool, const WIDE: bool>(runs: [EncodeRun<
             lanes[i] = put::<WIDE>(symbol, freq, y, table);
         }
     }
-    for i in 0..N {
-        let run = &mut runs[i];
-        lanes[i].store(run.state);
-        // SAFETY: both point into the same room.
-        *run.written += unsafe { room[i].offset_from(run.room.as_ptr()) } as usize;
-    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
     let mask = (!0u32).unbounded_shl(32 - active as u32);
-    let table = run.table;
+    let table = &run.tables[run.columns[0] as usize];
     let before = Lane::load(run.state);
     let mut symbol = widen(&run.symbols[0]);
     let mut x = before;

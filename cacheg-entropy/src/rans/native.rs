@@ -60,39 +60,62 @@ impl State {
     }
 }
 
-/// Steps of one stream to decode with one table. There are at least 32 words for each step, 64 if symbols are
-/// split: more than they can use.
+/// Steps of one stream to decode, in one column or in several that follow each other, equally many in each.
 #[derive(Debug)]
 pub(super) struct DecodeRun<'r, 'b> {
-    pub(super) table: &'r DecodeTable,
+    pub(super) tables: &'r [DecodeTable],
+    /// The number of each column's table.
+    pub(super) columns: &'r [u32],
     pub(super) state: &'r mut State,
+    /// For the first column there are at least 32 words for each step, 64 if symbols are split: more than it can
+    /// use.
     pub(super) words: &'r mut Words<'b>,
     pub(super) out: &'r mut [Step],
 }
 
-/// Steps of one stream to encode with one table, the last one first. Lanes are in reverse order everywhere, so
-/// that words come in the order in which they are written. There is room for 32 words for each step, 64 if
-/// symbols are split: all that they can need.
+/// Steps of one stream to encode, in one column or in several that follow each other, equally many in each; the
+/// last column first, in each the last step first. Lanes are in reverse order everywhere, so that words come in
+/// the order in which they are written.
 #[derive(Debug)]
 pub(super) struct EncodeRun<'r> {
-    pub(super) table: &'r EncodeTable,
+    pub(super) tables: &'r [EncodeTable],
+    /// The number of each column's table.
+    pub(super) columns: &'r [u32],
     pub(super) state: &'r mut State,
-    /// Words behind those that are written already.
+    /// There is room for 32 words for each step, 64 if symbols are split: all that they can need.
     pub(super) room: &'r mut [[u8; 2]],
     /// How many of them were written.
     pub(super) written: &'r mut usize,
     pub(super) symbols: &'r [Step],
 }
 
+/// What can be run next: so many columns of so many steps.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    columns: usize,
+    steps: usize,
+    split: bool,
+}
+
+impl Work {
+    /// What streams can do together.
+    fn and(self, other: Self) -> Self {
+        let steps = self.steps.min(other.steps);
+        let columns = if self.steps == other.steps { self.columns.min(other.columns) } else { 1 };
+        Self { columns, steps, split: self.split }
+    }
+}
+
 /// A set of kernels; having one is the proof that the processor can run it.
 pub(super) trait Kernel: Copy {
-    /// Runs some streams; all `out` are equally long.
-    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]);
+    /// Runs some streams; all have the same number of columns and steps. Returns how many columns were done,
+    /// the same in all: it stops where words might run out.
+    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]) -> usize;
 
     /// One step of the first `active` lanes; the others' symbols are 0.
     fn decode_part<const SPLIT: bool>(self, run: DecodeRun<'_, '_>, active: usize);
 
-    /// Runs some streams; all `symbols` are equally long.
+    /// Runs some streams; all have the same number of columns and steps.
     fn encode<const N: usize, const SPLIT: bool>(self, runs: [EncodeRun<'_>; N]);
 
     /// One step of the last `active` lanes, which are the first of the stream.

@@ -2,7 +2,7 @@
 
 use cacheg_core::{Error, Result, Segment};
 
-use super::{BLOCK, DecodeRun, Kernel, STREAMS, Scratch, State, Step, words_per_step};
+use super::{BLOCK, DecodeRun, Kernel, STREAMS, Scratch, State, Step, Work, words_per_step};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, LANES, Words, short};
 use crate::rans::{BoundRans, Columns};
@@ -69,7 +69,7 @@ impl<'j> DecodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end of a good stream.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<usize>> {
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<Work>> {
         loop {
             if self.col == self.columns.cols {
                 if self.outside {
@@ -89,9 +89,12 @@ impl<'j> DecodeStream<'j> {
                 continue;
             }
             let left = self.lanes.whole.saturating_sub(self.step);
-            let runs = left.min(self.words.len() / words_per_step(self.columns));
-            if runs > 0 {
-                return Ok(Some(runs));
+            let steps = left.min(self.words.len() / words_per_step(self.columns));
+            if steps > 0 {
+                let whole = self.step == 0 && steps == self.lanes.steps();
+                let end = self.columns.cols.min(self.first + BLOCK);
+                let columns = if whole { end - self.col } else { 1 };
+                return Ok(Some(Work { columns, steps, split: self.columns.split }));
             }
             self.single(kernel, native)?;
         }
@@ -142,7 +145,8 @@ impl<'j> DecodeStream<'j> {
         let split = self.columns.split;
         let at = (self.col - self.first) * self.lanes.steps() + self.step;
         let run = DecodeRun {
-            table: &self.bound.decode[self.columns.index[self.col] as usize],
+            tables: &self.bound.decode,
+            columns: &self.columns.index[self.col..=self.col],
             state: &mut self.state,
             words: &mut words,
             out: &mut native[at..=at],
@@ -154,16 +158,22 @@ impl<'j> DecodeStream<'j> {
         Ok(())
     }
 
-    /// The next `steps` steps.
-    fn run<'r>(&'r mut self, native: &'r mut [Step], steps: usize) -> DecodeRun<'r, 'j> {
+    /// Does this work next.
+    fn run<'r>(&'r mut self, native: &'r mut [Step], work: Work) -> DecodeRun<'r, 'j> {
         let at = (self.col - self.first) * self.lanes.steps() + self.step;
-        self.step += steps;
         DecodeRun {
-            table: &self.bound.decode[self.columns.index[self.col] as usize],
+            tables: &self.bound.decode,
+            columns: &self.columns.index[self.col..self.col + work.columns],
             state: &mut self.state,
             words: &mut self.words,
-            out: &mut native[at..at + steps],
+            out: &mut native[at..at + work.columns * work.steps],
         }
+    }
+
+    /// It was done.
+    fn done(&mut self, work: Work) {
+        self.col += work.columns - 1;
+        self.step += work.steps;
     }
 }
 
@@ -175,15 +185,15 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
 ) {
     let mut slots: [Option<DecodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
-        let (mut steps, mut split) = (usize::MAX, None);
+        let mut work: Option<Work> = None;
         for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
             while let Some(stream) = slot {
                 match stream.advance(kernel, native) {
-                    Ok(Some(runs)) => {
+                    Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
-                        let split = *split.get_or_insert(stream.columns.split);
-                        if stream.columns.split == split {
-                            steps = steps.min(runs);
+                        let so_far = *work.get_or_insert(next);
+                        if next.split == so_far.split {
+                            work = Some(so_far.and(next));
                         }
                         break;
                     }
@@ -194,24 +204,27 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
                 }
             }
         }
-        let Some(split) = split else { return };
+        let Some(mut work) = work else { return };
+        let same = |stream: &&mut DecodeStream<'_>| stream.columns.split == work.split;
         let mut runs = slots.iter_mut().zip(&mut scratch.native).filter_map(|(slot, native)| {
-            let stream = slot.as_mut().filter(|stream| stream.columns.split == split)?;
-            Some(stream.run(native, steps))
+            Some(slot.as_mut().filter(same)?.run(native, work))
         });
         let runs = (runs.next(), runs.next(), runs.next(), runs.next());
-        if split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) }
+        work.columns =
+            if work.split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) };
+        let same = |stream: &&mut DecodeStream<'_>| stream.columns.split == work.split;
+        slots.iter_mut().flatten().filter(same).for_each(|stream| stream.done(work));
     }
 }
 
 type Runs<T> = (Option<T>, Option<T>, Option<T>, Option<T>);
 
-fn dispatch<K: Kernel, const SPLIT: bool>(kernel: K, runs: Runs<DecodeRun<'_, '_>>) {
+fn dispatch<K: Kernel, const SPLIT: bool>(kernel: K, runs: Runs<DecodeRun<'_, '_>>) -> usize {
     match runs {
         (Some(a), Some(b), Some(c), Some(d)) => kernel.decode::<4, SPLIT>([a, b, c, d]),
         (Some(a), Some(b), Some(c), _) => kernel.decode::<3, SPLIT>([a, b, c]),
         (Some(a), Some(b), ..) => kernel.decode::<2, SPLIT>([a, b]),
         (Some(a), ..) => kernel.decode::<1, SPLIT>([a]),
-        _ => {}
+        _ => 0,
     }
 }

@@ -2,7 +2,7 @@
 
 use cacheg_core::{Result, Segment};
 
-use super::{BLOCK, EncodeRun, Kernel, STREAMS, Scratch, State, Step, words_per_step};
+use super::{BLOCK, EncodeRun, Kernel, STREAMS, Scratch, State, Step, Work, words_per_step};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER, LANES};
 use crate::rans::{BoundRans, Columns};
@@ -64,7 +64,7 @@ impl<'j> EncodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<usize>> {
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<Work>> {
         loop {
             if self.steps == 0 {
                 if self.cols == 0 && !self.next_segment(native)? {
@@ -77,13 +77,16 @@ impl<'j> EncodeStream<'j> {
                 self.steps = self.lanes.steps();
             }
             if self.steps <= self.lanes.whole {
-                return Ok(Some(self.steps));
+                let whole = self.steps == self.lanes.steps();
+                let columns = if whole { self.cols - self.first + 1 } else { 1 };
+                return Ok(Some(Work { columns, steps: self.steps, split: self.columns.split }));
             }
             let at = (self.cols - self.first) * self.lanes.steps() + self.lanes.whole;
             self.steps -= 1;
             let split = self.columns.split;
             let run = EncodeRun {
-                table: &self.bound.encode[self.columns.index[self.cols] as usize],
+                tables: &self.bound.encode,
+                columns: &self.columns.index[self.cols..=self.cols],
                 state: &mut self.state,
                 room: &mut self.room[self.written..],
                 written: &mut self.written,
@@ -124,17 +127,21 @@ impl<'j> EncodeStream<'j> {
         kernel.from_rows(self.symbols, self.lanes, self.first, native);
     }
 
-    /// The last `steps` of those that are not done.
-    fn run<'r>(&'r mut self, native: &'r [Step], steps: usize) -> EncodeRun<'r> {
+    /// Does this work next.
+    fn run<'r>(&'r mut self, native: &'r [Step], work: Work) -> EncodeRun<'r> {
         let end = (self.cols - self.first) * self.lanes.steps() + self.steps;
-        self.steps -= steps;
-        let words = steps * words_per_step(self.columns);
+        let col = self.cols + 1 - work.columns;
+        let columns = &self.columns.index[col..=self.cols];
+        self.steps -= work.steps;
+        self.cols = col;
+        let words = work.columns * work.steps * words_per_step(self.columns);
         EncodeRun {
-            table: &self.bound.encode[self.columns.index[self.cols] as usize],
+            tables: &self.bound.encode,
+            columns,
             state: &mut self.state,
             room: &mut self.room[self.written..self.written + words],
             written: &mut self.written,
-            symbols: &native[end - steps..end],
+            symbols: &native[end - work.columns * work.steps..end],
         }
     }
 
@@ -157,15 +164,15 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
 ) {
     let mut slots: [Option<EncodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
-        let (mut steps, mut split) = (usize::MAX, None);
+        let mut work: Option<Work> = None;
         for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
             while let Some(mut stream) = slot.take() {
                 match stream.advance(kernel, native) {
-                    Ok(Some(runs)) => {
+                    Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
-                        let split = *split.get_or_insert(stream.columns.split);
-                        if stream.columns.split == split {
-                            steps = steps.min(runs);
+                        let so_far = *work.get_or_insert(next);
+                        if next.split == so_far.split {
+                            work = Some(so_far.and(next));
                         }
                         *slot = Some(stream);
                         break;
@@ -176,13 +183,13 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
                 *slot = queue.next();
             }
         }
-        let Some(split) = split else { return };
+        let Some(work) = work else { return };
         let mut runs = slots.iter_mut().zip(&scratch.native).filter_map(|(slot, native)| {
-            let stream = slot.as_mut().filter(|stream| stream.columns.split == split)?;
-            Some(stream.run(native, steps))
+            let stream = slot.as_mut().filter(|stream| stream.columns.split == work.split)?;
+            Some(stream.run(native, work))
         });
         let runs = (runs.next(), runs.next(), runs.next(), runs.next());
-        if split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) }
+        if work.split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) }
     }
 }
 
