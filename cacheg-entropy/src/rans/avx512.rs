@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "loads and stores of whole vectors, and calls behind the proof of `Avx512`")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::lanes::Lanes;
 use super::level::Level;
@@ -47,14 +48,14 @@ impl Kernel for Avx512 {
         unsafe { encode_part::<SPLIT>(run, active) }
     }
 
-    fn to_rows(self, native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
+    fn to_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::avx512::to_rows(native, lanes, col, rows) }
+        unsafe { transpose::avx512::to_rows(native, lanes, columns, rows) }
     }
 
-    fn from_rows(self, rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
+    fn from_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::avx512::from_rows(rows, lanes, col, native) }
+        unsafe { transpose::avx512::from_rows(rows, lanes, columns, native) }
     }
 }
 
@@ -250,26 +251,28 @@ unsafe fn step<const SPLIT: bool>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
     let columns = runs[0].columns.len();
-    let steps = runs[0].out.len() / columns;
+    let steps = runs[0].steps;
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut words = [std::ptr::null::<[u8; 2]>(); N];
     let mut last = words;
-    let mut out = [std::ptr::null_mut::<Step>(); N];
     for i in 0..N {
         let run = &mut runs[i];
         let needed = steps * LANES * (1 + usize::from(SPLIT));
-        assert!(run.columns.len() == columns && run.out.len() == steps * columns && run.words.len() >= needed);
+        assert!(run.columns.len() == columns && run.steps == steps && run.words.len() >= needed);
+        assert!(run.stride >= steps && run.out.len() >= (columns - 1) * run.stride + steps);
         lanes[i] = Lane::load(run.state);
         words[i] = run.words.as_ptr();
         // A column may begin with its words here at the latest.
         last[i] = &raw const run.words[run.words.len() - needed..] as *const [u8; 2];
-        out[i] = run.out.as_mut_ptr();
     }
     let mut column = 0;
     while column < columns && (0..N).all(|i| words[i] <= last[i]) {
         let tables: [&DecodeTable; N] =
             std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
+        // Slices would be checked, and as parts of `runs` reborrowed.
+        let mut out: [*mut Step; N] =
+            std::array::from_fn(|i| runs[i].out.as_mut_ptr().wrapping_add(column * runs[i].stride));
         // SAFETY: there are words for a column, and all columns have their `steps` in `out`.
         unsafe { decode_column::<N, SPLIT>(steps, &tables, &mut lanes, &mut words, &mut out) };
         column += 1;
@@ -455,14 +458,15 @@ fn widen(symbols: &Step) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
     let columns = runs[0].columns.len();
-    let steps = runs[0].symbols.len() / columns;
+    let steps = runs[0].steps;
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut room = [std::ptr::null_mut::<[u8; 2]>(); N];
     for i in 0..N {
         let run = &mut runs[i];
         let all = steps * columns;
-        assert!(run.columns.len() == columns && run.symbols.len() == all);
+        assert!(run.columns.len() == columns && run.steps == steps && run.stride >= steps);
+        assert!(run.symbols.len() >= (columns - 1) * run.stride + steps);
         assert!(run.room.len() >= all * LANES * (1 + usize::from(SPLIT)));
         lanes[i] = Lane::load(run.state);
         room[i] = run.room.as_mut_ptr();
@@ -470,7 +474,7 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
     for column in (0..columns).rev() {
         let tables: [&EncodeTable; N] =
             std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
-        let symbols: [*const Step; N] = std::array::from_fn(|i| runs[i].symbols[column * steps..].as_ptr());
+        let symbols: [*const Step; N] = std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
         // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
         unsafe {
             if tables.iter().any(|table| table.wide) {

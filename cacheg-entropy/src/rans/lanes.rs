@@ -23,6 +23,13 @@ impl Lanes {
         self.whole + usize::from(self.more > 0)
     }
 
+    /// Distance between columns in native order, in steps: at distances of a large power of two, the columns of a
+    /// block would compete for a few lines of the cache.
+    pub(super) fn stride(&self) -> usize {
+        let steps = self.steps();
+        if steps % 16 == 0 { steps + 2 } else { steps }
+    }
+
     /// Lanes of a step: always the first ones.
     pub(super) fn active(&self, step: usize) -> usize {
         if step < self.whole { LANES } else { self.more }

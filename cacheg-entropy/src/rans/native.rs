@@ -11,6 +11,8 @@ mod encode;
 pub(super) use decode::{DecodeStream, decode};
 pub(super) use encode::{EncodeStream, encode};
 
+use std::ops::Range;
+
 use cacheg_core::CoderScratch;
 
 use super::Columns;
@@ -30,7 +32,28 @@ pub(super) type Step = [u8; LANES];
 /// Working memory: the native symbols of a block of each stream.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    native: [Vec<Step>; STREAMS],
+    native: [Native; STREAMS],
+}
+
+/// Native symbols of a block, aligned to lines of the cache.
+#[derive(Debug, Default)]
+struct Native(Vec<u8>);
+
+impl Native {
+    const LINE: usize = 64;
+
+    /// Makes room for a block.
+    fn reserve(&mut self, lanes: Lanes) {
+        let bytes = lanes.stride() * lanes.cols.min(BLOCK) * LANES + Self::LINE;
+        if self.0.len() < bytes {
+            self.0.resize(bytes, 0);
+        }
+    }
+
+    fn steps(&mut self) -> &mut [Step] {
+        let offset = self.0.as_ptr().align_offset(Self::LINE).min(self.0.len());
+        self.0[offset..].as_chunks_mut().0
+    }
 }
 
 /// A coder's own scratch; another coder's is replaced.
@@ -71,6 +94,10 @@ pub(super) struct DecodeRun<'r, 'b> {
     /// use.
     pub(super) words: &'r mut Words<'b>,
     pub(super) out: &'r mut [Step],
+    /// Steps of a column in `out`.
+    pub(super) steps: usize,
+    /// From the beginning of a column to that of the next.
+    pub(super) stride: usize,
 }
 
 /// Steps of one stream to encode, in one column or in several that follow each other, equally many in each; the
@@ -87,6 +114,10 @@ pub(super) struct EncodeRun<'r> {
     /// How many of them were written.
     pub(super) written: &'r mut usize,
     pub(super) symbols: &'r [Step],
+    /// Steps of a column in `symbols`.
+    pub(super) steps: usize,
+    /// From the beginning of a column to that of the next.
+    pub(super) stride: usize,
 }
 
 /// What can be run next: so many columns of so many steps.
@@ -98,6 +129,11 @@ struct Work {
 }
 
 impl Work {
+    /// Length of a slice of so many steps and columns.
+    fn len(self, stride: usize) -> usize {
+        (self.columns - 1) * stride + self.steps
+    }
+
     /// What streams can do together.
     fn and(self, other: Self) -> Self {
         let steps = self.steps.min(other.steps);
@@ -121,11 +157,11 @@ pub(super) trait Kernel: Copy {
     /// One step of the last `active` lanes, which are the first of the stream.
     fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize);
 
-    /// From native order to rows: a block that begins at column `col`.
-    fn to_rows(self, native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]);
+    /// From native order to rows: some columns from `col` on.
+    fn to_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]);
 
     /// From rows to native order, lanes in reverse.
-    fn from_rows(self, rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]);
+    fn from_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]);
 }
 
 /// Words that a step may need.

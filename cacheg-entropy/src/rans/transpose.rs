@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "loads and stores of whole vectors; everything else is safe")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::lanes::Lanes;
 use super::native::Step;
@@ -68,24 +69,25 @@ macro_rules! transposing {
             /// From native order to rows: a block that begins at column `col`.
             #[inline]
             #[target_feature(enable = $features)]
-            pub(in crate::rans) fn to_rows(native: &[Step], lanes: Lanes, col: usize, rows: &mut [u8]) {
-                let steps = lanes.steps();
-                let count = native.len() / steps;
-                assert!(native.len() == count * steps && lanes.more < LANES && lanes.whole + 1 >= steps);
-                assert!(col + count <= lanes.cols && (lanes.whole * LANES + lanes.more) * lanes.cols <= rows.len());
-                let starts: [usize; LANES] = lanes.starts(col);
+            pub(in crate::rans) fn to_rows(native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
+                let (steps, stride, count) = (lanes.steps(), lanes.stride(), columns.len());
+                assert!(stride >= steps && native.len() >= (count - 1) * stride + steps);
+                assert!(columns.end <= lanes.cols);
+                assert!(lanes.more < LANES && (lanes.whole * LANES + lanes.more) * lanes.cols <= rows.len());
+                let starts: [usize; LANES] = lanes.starts(columns.start);
                 for step in 0..steps {
                     let active = lanes.active(step);
-                    for from in (0..count).step_by(WIDE) {
-                        let width = WIDE.min(count - from);
-                        for half in 0..2 {
+                    // Halves outside: what is written to one row at a time should be whole lines of the cache.
+                    for half in 0..2 {
+                        for from in (0..count).step_by(WIDE) {
+                            let width = WIDE.min(count - from);
                             let bytes = native.as_flattened();
                             // Columns behind the last one are read from it and not written.
-                            let at = |i: usize| ((from + i.min(width - 1)) * steps + step) * LANES + 16 * half;
+                            let at = |i: usize| ((from + i.min(width - 1)) * stride + step) * LANES + 16 * half;
                             // SAFETY: columns are below `count` and steps below `steps`.
                             let tile = unsafe {
                                 if width == WIDE {
-                                    load(bytes, |i, h| ((from + 16 * h + i) * steps + step) * LANES + 16 * half)
+                                    load(bytes, |i, h| ((from + 16 * h + i) * stride + step) * LANES + 16 * half)
                                 } else {
                                     load(bytes, |i, h| at(16 * h + i))
                                 }
@@ -113,12 +115,12 @@ macro_rules! transposing {
             /// From rows to native order, lanes in reverse: a block that begins at column `col`.
             #[inline]
             #[target_feature(enable = $features)]
-            pub(in crate::rans) fn from_rows(rows: &[u8], lanes: Lanes, col: usize, native: &mut [Step]) {
-                let steps = lanes.steps();
-                let count = native.len() / steps;
-                assert!(native.len() == count * steps && lanes.more < LANES && lanes.whole + 1 >= steps);
-                assert!(col + count <= lanes.cols && (lanes.whole * LANES + lanes.more) * lanes.cols <= rows.len());
-                let starts: [usize; LANES] = lanes.starts(col);
+            pub(in crate::rans) fn from_rows(rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
+                let (steps, stride, count) = (lanes.steps(), lanes.stride(), columns.len());
+                assert!(stride >= steps && native.len() >= (count - 1) * stride + steps);
+                assert!(columns.end <= lanes.cols);
+                assert!(lanes.more < LANES && (lanes.whole * LANES + lanes.more) * lanes.cols <= rows.len());
+                let starts: [usize; LANES] = lanes.starts(columns.start);
                 for step in 0..steps {
                     let active = lanes.active(step);
                     for from in (0..count).step_by(16) {
@@ -136,7 +138,7 @@ macro_rules! transposing {
                             unsafe { load(&pieces, |i, h| 16 * (31 - 16 * h - i)) }
                         };
                         for (i, vector) in tile.into_iter().enumerate().take(width) {
-                            store(&mut native[(from + i) * steps + step], vector);
+                            store(&mut native[(from + i) * stride + step], vector);
                         }
                     }
                 }

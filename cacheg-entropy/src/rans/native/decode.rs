@@ -2,7 +2,7 @@
 
 use cacheg_core::{Error, Result, Segment};
 
-use super::{BLOCK, DecodeRun, Kernel, STREAMS, Scratch, State, Step, Work, words_per_step};
+use super::{BLOCK, DecodeRun, Kernel, Native, STREAMS, Scratch, State, Step, Work, words_per_step};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, LANES, Words, short};
 use crate::rans::{BoundRans, Columns};
@@ -69,7 +69,7 @@ impl<'j> DecodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end of a good stream.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<Work>> {
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<Option<Work>> {
         loop {
             if self.col == self.columns.cols {
                 if self.outside {
@@ -101,7 +101,7 @@ impl<'j> DecodeStream<'j> {
     }
 
     /// Begins the next segment that has symbols.
-    fn next_segment(&mut self, native: &mut Vec<Step>) -> Result<bool> {
+    fn next_segment(&mut self, native: &mut Native) -> Result<bool> {
         while let Some((segment, more)) = self.segments.split_first() {
             self.segments = more;
             if segment.is_empty() {
@@ -112,27 +112,28 @@ impl<'j> DecodeStream<'j> {
             (self.symbols, self.later) = std::mem::take(&mut self.later).split_at_mut(segment.len());
             self.lanes = Lanes::new(self.columns);
             (self.first, self.col, self.step) = (0, 0, 0);
-            let steps = self.lanes.steps() * self.columns.cols.min(BLOCK);
-            if native.len() < steps {
-                native.resize(steps, [0; LANES]);
-            }
+            native.reserve(self.lanes);
             return Ok(true);
         }
         Ok(false)
     }
 
-    fn end_block<K: Kernel>(&mut self, kernel: K, native: &[Step]) {
-        let native = &native[..(self.col - self.first) * self.lanes.steps()];
+    fn end_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) {
+        let native = native.steps();
         if self.columns.split && self.size < 256 {
-            let top = native.as_flattened().iter().fold(0, |top, symbol| top.max(*symbol));
-            self.outside |= u16::from(top) >= self.size;
+            let columns = native.chunks(self.lanes.stride()).take(self.col - self.first);
+            for column in columns {
+                let column = &column[..self.lanes.steps()];
+                let top = column.as_flattened().iter().fold(0, |top, symbol| top.max(*symbol));
+                self.outside |= u16::from(top) >= self.size;
+            }
         }
-        kernel.to_rows(native, self.lanes, self.first, self.symbols);
+        kernel.to_rows(native, self.lanes, self.first..self.col, self.symbols);
         self.first = self.col;
     }
 
     /// One step that has fewer lanes, or that might need more words than there are.
-    fn single<K: Kernel>(&mut self, kernel: K, native: &mut [Step]) -> Result<()> {
+    fn single<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<()> {
         let active = self.lanes.active(self.step);
         let mut padded = [[0; 2]; 2 * LANES];
         let left = self.words.len();
@@ -143,13 +144,15 @@ impl<'j> DecodeStream<'j> {
         let mut words = if few { &padded[..] } else { self.words };
         let all = words.len();
         let split = self.columns.split;
-        let at = (self.col - self.first) * self.lanes.steps() + self.step;
+        let at = (self.col - self.first) * self.lanes.stride() + self.step;
         let run = DecodeRun {
             tables: &self.bound.decode,
             columns: &self.columns.index[self.col..=self.col],
             state: &mut self.state,
             words: &mut words,
-            out: &mut native[at..=at],
+            out: &mut native.steps()[at..=at],
+            steps: 1,
+            stride: 1,
         };
         if split { kernel.decode_part::<true>(run, active) } else { kernel.decode_part::<false>(run, active) }
         let used = all - words.len();
@@ -159,14 +162,16 @@ impl<'j> DecodeStream<'j> {
     }
 
     /// Does this work next.
-    fn run<'r>(&'r mut self, native: &'r mut [Step], work: Work) -> DecodeRun<'r, 'j> {
-        let at = (self.col - self.first) * self.lanes.steps() + self.step;
+    fn run<'r>(&'r mut self, native: &'r mut Native, work: Work) -> DecodeRun<'r, 'j> {
+        let at = (self.col - self.first) * self.lanes.stride() + self.step;
         DecodeRun {
             tables: &self.bound.decode,
             columns: &self.columns.index[self.col..self.col + work.columns],
             state: &mut self.state,
             words: &mut self.words,
-            out: &mut native[at..at + work.columns * work.steps],
+            out: &mut native.steps()[at..at + work.len(self.lanes.stride())],
+            steps: work.steps,
+            stride: self.lanes.stride(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use cacheg_core::{Result, Segment};
 
-use super::{BLOCK, EncodeRun, Kernel, STREAMS, Scratch, State, Step, Work, words_per_step};
+use super::{BLOCK, EncodeRun, Kernel, Native, STREAMS, Scratch, State, Step, Work, words_per_step};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER, LANES};
 use crate::rans::{BoundRans, Columns};
@@ -64,7 +64,7 @@ impl<'j> EncodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Vec<Step>) -> Result<Option<Work>> {
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<Option<Work>> {
         loop {
             if self.steps == 0 {
                 if self.cols == 0 && !self.next_segment(native)? {
@@ -81,7 +81,7 @@ impl<'j> EncodeStream<'j> {
                 let columns = if whole { self.cols - self.first + 1 } else { 1 };
                 return Ok(Some(Work { columns, steps: self.steps, split: self.columns.split }));
             }
-            let at = (self.cols - self.first) * self.lanes.steps() + self.lanes.whole;
+            let at = (self.cols - self.first) * self.lanes.stride() + self.lanes.whole;
             self.steps -= 1;
             let split = self.columns.split;
             let run = EncodeRun {
@@ -90,7 +90,9 @@ impl<'j> EncodeStream<'j> {
                 state: &mut self.state,
                 room: &mut self.room[self.written..],
                 written: &mut self.written,
-                symbols: &native[at..=at],
+                symbols: &native.steps()[at..=at],
+                steps: 1,
+                stride: 1,
             };
             if split {
                 kernel.encode_part::<true>(run, self.lanes.more);
@@ -101,7 +103,7 @@ impl<'j> EncodeStream<'j> {
     }
 
     /// Begins the segment before this one that has symbols.
-    fn next_segment(&mut self, native: &mut Vec<Step>) -> Result<bool> {
+    fn next_segment(&mut self, native: &mut Native) -> Result<bool> {
         while let Some((segment, rest)) = self.segments.split_last() {
             self.segments = rest;
             if segment.is_empty() {
@@ -111,25 +113,22 @@ impl<'j> EncodeStream<'j> {
             (self.earlier, self.symbols) = self.earlier.split_at(self.earlier.len() - segment.len());
             self.lanes = Lanes::new(self.columns);
             (self.cols, self.first) = (self.columns.cols, self.columns.cols);
-            let steps = self.lanes.steps() * self.columns.cols.min(BLOCK);
-            if native.len() < steps {
-                native.resize(steps, [0; LANES]);
-            }
+            native.reserve(self.lanes);
             return Ok(true);
         }
         Ok(false)
     }
 
-    fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut [Step]) {
+    fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) {
         let end = self.cols;
         self.first = (end - 1) / BLOCK * BLOCK;
-        let native = &mut native[..(end - self.first) * self.lanes.steps()];
-        kernel.from_rows(self.symbols, self.lanes, self.first, native);
+        kernel.from_rows(self.symbols, self.lanes, self.first..end, native.steps());
     }
 
     /// Does this work next.
-    fn run<'r>(&'r mut self, native: &'r [Step], work: Work) -> EncodeRun<'r> {
-        let end = (self.cols - self.first) * self.lanes.steps() + self.steps;
+    fn run<'r>(&'r mut self, native: &'r mut Native, work: Work) -> EncodeRun<'r> {
+        let stride = self.lanes.stride();
+        let end = (self.cols - self.first) * stride + self.steps;
         let col = self.cols + 1 - work.columns;
         let columns = &self.columns.index[col..=self.cols];
         self.steps -= work.steps;
@@ -141,7 +140,9 @@ impl<'j> EncodeStream<'j> {
             state: &mut self.state,
             room: &mut self.room[self.written..self.written + words],
             written: &mut self.written,
-            symbols: &native[end - work.columns * work.steps..end],
+            symbols: &native.steps()[end - work.len(stride)..end],
+            steps: work.steps,
+            stride,
         }
     }
 
@@ -184,7 +185,7 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
             }
         }
         let Some(work) = work else { return };
-        let mut runs = slots.iter_mut().zip(&scratch.native).filter_map(|(slot, native)| {
+        let mut runs = slots.iter_mut().zip(&mut scratch.native).filter_map(|(slot, native)| {
             let stream = slot.as_mut().filter(|stream| stream.columns.split == work.split)?;
             Some(stream.run(native, work))
         });
