@@ -230,7 +230,7 @@ impl BoundRans {
 }
 
 impl BoundRans {
-    /// Checks what is to be encoded; `None` if there are no symbols.
+    /// Checks the sizes of what is to be encoded; `None` if there are no symbols.
     fn checked<'o>(
         &self,
         segments: &[Segment],
@@ -243,6 +243,11 @@ impl BoundRans {
         if symbols.is_empty() {
             return Ok(None);
         }
+        Ok(Some(&mut out[..max_len]))
+    }
+
+    fn encode_scalar(&self, segments: &[Segment], symbols: &[u8], out: &mut [u8]) -> Result<usize> {
+        let Some(out) = self.checked(segments, symbols, out)? else { return Ok(0) };
         let mut rest = symbols;
         for segment in segments {
             let (own, more) = rest.split_at(segment.len());
@@ -253,11 +258,6 @@ impl BoundRans {
                 return Err(outside());
             }
         }
-        Ok(Some(&mut out[..max_len]))
-    }
-
-    fn encode_scalar(&self, segments: &[Segment], symbols: &[u8], out: &mut [u8]) -> Result<usize> {
-        let Some(out) = self.checked(segments, symbols, out)? else { return Ok(0) };
         let mut writer = WordWriter::new(out)?;
         let mut states = stream::START;
         let mut rest = symbols;

@@ -11,7 +11,7 @@ use super::lanes::Lanes;
 use super::level::Level;
 use super::native::{DecodeRun, EncodeRun, Kernel, State, Step};
 use super::stream::LANES;
-use super::table::{DecodeTable, EncodeTable};
+use super::table::{DecodeTable, EncodeTable, MAX_BOUNDS};
 use super::transpose;
 
 /// The kernels.
@@ -46,6 +46,11 @@ impl Kernel for Avx512 {
     fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize) {
         // SAFETY: `new` has checked the features.
         unsafe { encode_part::<SPLIT>(run, active) }
+    }
+
+    fn reverse(self, words: &mut [[u8; 2]]) {
+        // SAFETY: `new` has checked the features.
+        unsafe { reverse(words) }
     }
 
     fn to_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
@@ -195,6 +200,24 @@ fn refill(x: Lane, active: __mmask32, words: __m512i) -> (Lane, usize) {
     let hi = _mm512_mask_mov_epi16(x.hi, empty, x.lo);
     let lo = _mm512_mask_expand_epi16(x.lo, empty, words);
     (Lane { lo, hi }, empty.count_ones() as usize)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn reverse(mut words: &mut [[u8; 2]]) {
+    let descending: [u16; LANES] = std::array::from_fn(|lane| (LANES - 1 - lane) as u16);
+    let order = load(&descending);
+    while words.len() >= 2 * LANES {
+        let (first, rest) = words.split_at_mut(LANES);
+        let (rest, last) = rest.split_at_mut(rest.len() - LANES);
+        // SAFETY: both are 64 bytes.
+        unsafe {
+            let (a, b) = (_mm512_loadu_si512(first.as_ptr().cast()), _mm512_loadu_si512(last.as_ptr().cast()));
+            _mm512_storeu_si512(first.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, b));
+            _mm512_storeu_si512(last.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, a));
+        }
+        words = rest;
+    }
+    words.reverse();
 }
 
 /// Loads 32 words.
@@ -383,6 +406,19 @@ fn put_low_bits(symbol: __m512i, x: Lane, bits: __m512i) -> Lane {
     Lane { lo, hi }
 }
 
+/// The piece of a place, by binary search.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn search(place: __m512i, table: &EncodeTable) -> __m512i {
+    let mut piece = _mm512_setzero_si512();
+    for bit in [16, 8, 4, 2, 1] {
+        let next = _mm512_add_epi16(piece, _mm512_set1_epi16(bit));
+        let begin = _mm512_permutexvar_epi16(next, load(&table.pieces));
+        piece = merge(piece, _mm512_cmpge_epu16_mask(place, begin), next);
+    }
+    piece
+}
+
 /// The inverse of [`find`], after [`spill`].
 ///
 /// The quotient is estimated in f32 by a reciprocal that is a little too small, so that it is right or one too
@@ -390,7 +426,7 @@ fn put_low_bits(symbol: __m512i, x: Lane, bits: __m512i) -> Lane {
 /// unless the frequency exceeds half of all; for tables that have one (`WIDE`) bit 16 is computed too.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &EncodeTable) -> Lane {
+fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &EncodeTable, most: u8) -> Lane {
     let one = _mm512_set1_epi16(1);
     let low = _mm512_permutexvar_epi16(symbol, load(&table.reciprocal_low));
     let high = _mm512_permutexvar_epi16(symbol, load(&table.reciprocal_high));
@@ -412,26 +448,23 @@ fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &Encode
         let high = _mm512_mask_sub_epi16(high, borrow, high, one);
         fix |= _mm512_test_epi16_mask(high, high);
     }
-    let q = _mm512_mask_add_epi16(q, fix, q, one);
-    let r = _mm512_mask_sub_epi16(r, fix, r, freq);
-    // The slot of offset r: in the own bucket, or by binary search among the pieces of other buckets.
+    let q = merge_sum(q, fix, one);
+    let r = merge_sum(r, fix, _mm512_sub_epi16(_mm512_setzero_si512(), freq));
+    // The slot of offset r: in the own bucket, or in a piece of another one.
     let own = _mm512_cmplt_epu16_mask(r, _mm512_permutexvar_epi16(symbol, load(&table.threshold)));
     let place = _mm512_add_epi16(r, _mm512_permutexvar_epi16(symbol, load(&table.place)));
-    let pieces = load(&table.pieces);
-    let half = _mm512_cmpge_epu16_mask(place, _mm512_set1_epi16(table.pieces[16] as i16));
-    let quarter = _mm512_mask_mov_epi16(
-        _mm512_set1_epi16(table.pieces[8] as i16),
-        half,
-        _mm512_set1_epi16(table.pieces[24] as i16),
-    );
-    let quarter = _mm512_cmpge_epu16_mask(place, quarter);
-    let mut piece = _mm512_maskz_mov_epi16(half, _mm512_set1_epi16(16));
-    piece = _mm512_mask_add_epi16(piece, quarter, piece, _mm512_set1_epi16(8));
-    for bit in [4, 2, 1] {
-        let next = _mm512_add_epi16(piece, _mm512_set1_epi16(bit));
-        let above = _mm512_cmpge_epu16_mask(place, _mm512_permutexvar_epi16(next, pieces));
-        piece = _mm512_mask_mov_epi16(piece, above, next);
-    }
+    let piece = if usize::from(most) <= MAX_BOUNDS {
+        // All comparisons at the same time.
+        let cell = _mm512_srli_epi16::<11>(place);
+        let mut piece = _mm512_permutexvar_epi16(cell, load(&table.cell));
+        for bounds in table.bounds.iter().take(usize::from(most)) {
+            let above = _mm512_cmpge_epu16_mask(place, _mm512_permutexvar_epi16(cell, load(bounds)));
+            piece = merge_sum(piece, above, one);
+        }
+        piece
+    } else {
+        search(place, table)
+    };
     let shift = _mm512_permutexvar_epi16(piece, load(&table.shift));
     let shift = _mm512_mask_slli_epi16::<11>(shift, own, symbol);
     Lane { lo: _mm512_add_epi16(r, shift), hi: q }
@@ -503,6 +536,7 @@ unsafe fn encode_column<const N: usize, const SPLIT: bool, const WIDE: bool>(
     lanes: &mut [Lane; N],
     room: &mut [*mut [u8; 2]; N],
 ) {
+    let most = tables.iter().fold(0, |most, table| most.max(table.most));
     for step in (0..steps).rev() {
         for i in 0..N {
             let table = tables[i];
@@ -532,7 +566,7 @@ unsafe fn encode_column<const N: usize, const SPLIT: bool, const WIDE: bool>(
                 _mm512_storeu_si512(room[i].cast(), words);
                 room[i] = room[i].add(count);
             }
-            lanes[i] = put::<WIDE>(symbol, freq, y, table);
+            lanes[i] = put::<WIDE>(symbol, freq, y, table, most);
         }
     }
 }
@@ -568,7 +602,7 @@ fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
     let freq = _mm512_permutexvar_epi16(symbol, load(&table.freq));
     let (y, words, count) = spill(x, mask, freq);
     write(words, count);
-    let x = put::<true>(symbol, freq, y, table);
+    let x = put::<true>(symbol, freq, y, table, table.most);
     let lo = _mm512_mask_mov_epi16(before.lo, mask, x.lo);
     let hi = _mm512_mask_mov_epi16(before.hi, mask, x.hi);
     Lane { lo, hi }.store(run.state);

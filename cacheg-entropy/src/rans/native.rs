@@ -50,6 +50,21 @@ impl Native {
         }
     }
 
+    /// The largest symbol of the first columns.
+    fn top(&mut self, lanes: Lanes, columns: usize) -> u16 {
+        // Lane by lane, so that it is vectorised.
+        let (steps, stride) = (lanes.steps(), lanes.stride());
+        let mut top = [0; LANES];
+        for column in self.steps().chunks(stride).take(columns) {
+            for step in &column[..steps] {
+                for (top, symbol) in top.iter_mut().zip(step) {
+                    *top = (*top).max(*symbol);
+                }
+            }
+        }
+        u16::from(top.into_iter().max().unwrap_or(0))
+    }
+
     fn steps(&mut self) -> &mut [Step] {
         let offset = self.0.as_ptr().align_offset(Self::LINE).min(self.0.len());
         self.0[offset..].as_chunks_mut().0
@@ -156,6 +171,9 @@ pub(super) trait Kernel: Copy {
 
     /// One step of the last `active` lanes, which are the first of the stream.
     fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize);
+
+    /// Turns words round.
+    fn reverse(self, words: &mut [[u8; 2]]);
 
     /// From native order to rows: some columns from `col` on.
     fn to_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]);

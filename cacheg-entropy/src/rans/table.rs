@@ -52,6 +52,9 @@ impl DecodeTable {
     }
 }
 
+/// Pieces that begin in one cell: nearly always fewer.
+pub(super) const MAX_BOUNDS: usize = 4;
+
 /// For encoding one channel.
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
@@ -67,6 +70,12 @@ pub(super) struct EncodeTable {
     pub(super) place: [u16; BUCKETS],
     /// Where each piece begins in that row, ascending from 0; 65,535 behind the last one.
     pub(super) pieces: [u16; BUCKETS],
+    /// The row is divided into cells of 2,048. The piece in which each cell begins.
+    pub(super) cell: [u16; BUCKETS],
+    /// Where pieces begin inside each cell, 65,535 if there are no more.
+    pub(super) bounds: [[u16; BUCKETS]; MAX_BOUNDS],
+    /// The most of them in one cell; more than `MAX_BOUNDS` are not in `bounds`.
+    pub(super) most: u8,
     /// What to add to an offset in a piece to get its slot.
     pub(super) shift: [u16; BUCKETS],
     /// log2 of the number of symbols of each coded one.
@@ -91,6 +100,9 @@ impl EncodeTable {
             threshold: std::array::from_fn(|s| table.threshold[s].min(table.freq[s])),
             place: [0; BUCKETS],
             pieces: [u16::MAX; BUCKETS],
+            cell: [0; BUCKETS],
+            bounds: [[u16::MAX; BUCKETS]; MAX_BOUNDS],
+            most: 0,
             shift: [0; BUCKETS],
             bits: table.bits,
             coded: [0; 256],
@@ -98,7 +110,12 @@ impl EncodeTable {
             first: [0; BUCKETS],
             wide: table.freq.iter().any(|f| *f > 1 << 15),
         };
-        let (mut count, mut next) = (0, 0u16);
+        // Symbols begin at new cells if there are enough of them: that makes for fewer pieces in one.
+        let width = usize::from(WIDTH);
+        let mass = |symbol: usize| usize::from(new.freq[symbol] - new.threshold[symbol]);
+        let aligned = (0..BUCKETS).map(|symbol| mass(symbol).div_ceil(width)).sum::<usize>() <= BUCKETS;
+        let mut inside = [0; BUCKETS];
+        let (mut count, mut next) = (0, 0usize);
         for symbol in 0..BUCKETS {
             let freq = table.freq[symbol];
             if freq == 0 {
@@ -112,13 +129,28 @@ impl EncodeTable {
             new.reciprocal_low[symbol] = bits.to_bits() as u16;
             new.reciprocal_high[symbol] = (bits.to_bits() >> 16) as u16;
             new.first[symbol] = count as u8;
-            new.place[symbol] = next.wrapping_sub(new.threshold[symbol]);
+            if aligned {
+                next = next.next_multiple_of(width);
+            }
+            new.place[symbol] = (next as u16).wrapping_sub(new.threshold[symbol]);
             for b in 0..BUCKETS {
                 if table.threshold[b] < WIDTH && usize::from(table.alias[b]) == symbol {
-                    // At most 31 pieces, and at most 63,488 slots: at least one bucket is whole.
-                    new.pieces[count] = next;
+                    // At most 31 pieces, all below 65,535: at least one bucket is whole.
+                    new.pieces[count] = next as u16;
                     new.shift[count] = (b as u16 * WIDTH).wrapping_sub(table.delta[b]);
-                    next += WIDTH - table.threshold[b];
+                    let end = next + usize::from(WIDTH - table.threshold[b]);
+                    if next % width != 0 {
+                        let cell = next / width;
+                        if let Some(bounds) = new.bounds.get_mut(inside[cell]) {
+                            bounds[cell] = next as u16;
+                        }
+                        inside[cell] += 1;
+                        new.most = new.most.max(inside[cell] as u8);
+                    }
+                    for cell in next.div_ceil(width)..end.div_ceil(width) {
+                        new.cell[cell] = count as u16;
+                    }
+                    next = end;
                     count += 1;
                 }
             }

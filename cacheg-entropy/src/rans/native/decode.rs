@@ -119,16 +119,10 @@ impl<'j> DecodeStream<'j> {
     }
 
     fn end_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) {
-        let native = native.steps();
-        if self.columns.split && self.size < 256 {
-            let columns = native.chunks(self.lanes.stride()).take(self.col - self.first);
-            for column in columns {
-                let column = &column[..self.lanes.steps()];
-                let top = column.as_flattened().iter().fold(0, |top, symbol| top.max(*symbol));
-                self.outside |= u16::from(top) >= self.size;
-            }
+        if self.columns.split {
+            self.outside |= native.top(self.lanes, self.col - self.first) >= self.size;
         }
-        kernel.to_rows(native, self.lanes, self.first..self.col, self.symbols);
+        kernel.to_rows(native.steps(), self.lanes, self.first..self.col, self.symbols);
         self.first = self.col;
     }
 

@@ -6,6 +6,7 @@ use super::{BLOCK, EncodeRun, Kernel, Native, STREAMS, Scratch, State, Step, Wor
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER, LANES};
 use crate::rans::{BoundRans, Columns};
+use crate::segments::outside;
 
 /// A stream on its way. Its words are written behind the header, the last one first, and turned round at the end.
 pub(in crate::rans) struct EncodeStream<'j> {
@@ -18,6 +19,7 @@ pub(in crate::rans) struct EncodeStream<'j> {
     /// The current one's.
     symbols: &'j [u8],
     columns: Columns<'j>,
+    size: u16,
     lanes: Lanes,
     /// Where the block begins.
     first: usize,
@@ -31,7 +33,7 @@ pub(in crate::rans) struct EncodeStream<'j> {
 }
 
 impl<'j> EncodeStream<'j> {
-    /// `symbols` are those of the segments, at least one, all inside their alphabets; `out` has room for a
+    /// `symbols` are those of the segments, at least one, `out` has room for a
     /// header and a word for each step of a symbol.
     pub(in crate::rans) fn new(
         bound: &'j BoundRans,
@@ -52,6 +54,7 @@ impl<'j> EncodeStream<'j> {
             earlier: symbols,
             symbols: &[],
             columns,
+            size: 0,
             lanes: Lanes::new(columns),
             first: 0,
             cols: 0,
@@ -71,7 +74,7 @@ impl<'j> EncodeStream<'j> {
                     return Ok(None);
                 }
                 if self.cols == self.first {
-                    self.begin_block(kernel, native);
+                    self.begin_block(kernel, native)?;
                 }
                 self.cols -= 1;
                 self.steps = self.lanes.steps();
@@ -110,6 +113,7 @@ impl<'j> EncodeStream<'j> {
                 continue;
             }
             self.columns = self.bound.columns(segment)?;
+            self.size = segment.alphabet.size;
             (self.earlier, self.symbols) = self.earlier.split_at(self.earlier.len() - segment.len());
             self.lanes = Lanes::new(self.columns);
             (self.cols, self.first) = (self.columns.cols, self.columns.cols);
@@ -119,10 +123,11 @@ impl<'j> EncodeStream<'j> {
         Ok(false)
     }
 
-    fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) {
+    fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<()> {
         let end = self.cols;
         self.first = (end - 1) / BLOCK * BLOCK;
         kernel.from_rows(self.symbols, self.lanes, self.first..end, native.steps());
+        if native.top(self.lanes, end - self.first) >= self.size { Err(outside()) } else { Ok(()) }
     }
 
     /// Does this work next.
@@ -146,13 +151,13 @@ impl<'j> EncodeStream<'j> {
         }
     }
 
-    fn finish(self) {
+    fn finish<K: Kernel>(self, kernel: K) {
         let mut states = self.state.states();
         states.reverse();
         for (bytes, state) in self.header.as_chunks_mut().0.iter_mut().zip(&states) {
             *bytes = state.to_le_bytes();
         }
-        self.room[..self.written].reverse();
+        kernel.reverse(&mut self.room[..self.written]);
         *self.result = Ok(HEADER + 2 * self.written);
     }
 }
@@ -178,7 +183,7 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
                         *slot = Some(stream);
                         break;
                     }
-                    Ok(None) => stream.finish(),
+                    Ok(None) => stream.finish(kernel),
                     Err(error) => *stream.result = Err(error),
                 }
                 *slot = queue.next();
