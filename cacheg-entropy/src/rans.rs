@@ -55,6 +55,8 @@
 
 mod alias;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod lanes;
 mod level;
@@ -185,6 +187,8 @@ struct BoundRans {
 enum Kernels {
     Scalar,
     #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
 }
 
@@ -193,8 +197,9 @@ impl Kernels {
     fn new(level: Level) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx512 = (level >= Level::Avx512).then(avx512::Avx512::new).flatten().map(Self::Avx512);
-            if let Some(kernels) = avx512 {
+            let avx512 = || (level >= Level::Avx512).then(avx512::Avx512::new).flatten().map(Self::Avx512);
+            let avx2 = || (level >= Level::Avx2).then(avx2::Avx2::new).flatten().map(Self::Avx2);
+            if let Some(kernels) = avx512().or_else(avx2) {
                 return kernels;
             }
         }
@@ -370,7 +375,7 @@ impl BoundCoder for BoundRans {
         match self.kernels {
             Kernels::Scalar => 1,
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx512(_) => native::STREAMS,
+            Kernels::Avx2(_) | Kernels::Avx512(_) => native::STREAMS,
         }
     }
 
@@ -380,6 +385,11 @@ impl BoundCoder for BoundRans {
                 for job in jobs {
                     job.result = self.encode_scalar(job.segments, job.symbols, job.out);
                 }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(kernel) => {
+                let streams = jobs.iter_mut().filter_map(|job| self.open_encode(job));
+                native::encode(kernel, streams, native::scratch(scratch));
             }
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx512(kernel) => {
@@ -395,6 +405,11 @@ impl BoundCoder for BoundRans {
                 for job in jobs {
                     job.result = self.decode_scalar(job.segments, job.bytes, job.symbols);
                 }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(kernel) => {
+                let streams = jobs.iter_mut().filter_map(|job| self.open_decode(job));
+                native::decode(kernel, streams, native::scratch(scratch));
             }
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx512(kernel) => {

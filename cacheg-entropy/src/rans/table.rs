@@ -19,8 +19,12 @@ pub(super) struct DecodeTable {
     pub(super) alias_freq: [u16; BUCKETS],
     /// The first symbol of each coded one.
     pub(super) base: [u16; BUCKETS],
-    /// log2 of the number of its symbols.
+    /// log2 of the number `2^k` of its symbols.
     pub(super) bits: [u16; BUCKETS],
+    /// That number.
+    pub(super) symbols: [u16; BUCKETS],
+    /// 2^16 by that number, modulo 2^16.
+    pub(super) keep: [u16; BUCKETS],
 }
 
 impl DecodeTable {
@@ -38,7 +42,9 @@ impl DecodeTable {
         }
         let Alias { threshold, alias, delta } = Alias::new(&freq);
         let alias_freq = alias.map(|symbol| freq[usize::from(symbol)]);
-        Self { threshold, alias, delta, freq, alias_freq, base, bits }
+        let symbols = bits.map(|k| 1 << k);
+        let keep = bits.map(|k| (1u32 << (16 - k)) as u16);
+        Self { threshold, alias, delta, freq, alias_freq, base, bits, symbols, keep }
     }
 
     /// Coded symbol and offset of a slot.
@@ -80,6 +86,9 @@ pub(super) struct EncodeTable {
     pub(super) shift: [u16; BUCKETS],
     /// log2 of the number of symbols of each coded one.
     pub(super) bits: [u16; BUCKETS],
+    /// As in [`DecodeTable`].
+    pub(super) symbols: [u16; BUCKETS],
+    pub(super) keep: [u16; BUCKETS],
     /// The coded symbol of each symbol.
     pub(super) coded: [u8; 256],
     /// ⌈2^48 / f⌉: `x div f` is the product's bits from 48, exactly, for any `x < f·2^16`.
@@ -105,6 +114,8 @@ impl EncodeTable {
             most: 0,
             shift: [0; BUCKETS],
             bits: table.bits,
+            symbols: table.symbols,
+            keep: table.keep,
             coded: [0; 256],
             reciprocal: [0; BUCKETS],
             first: [0; BUCKETS],
