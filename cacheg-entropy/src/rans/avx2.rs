@@ -199,7 +199,7 @@ type Bytes = [[u8; 16]; 2];
 /// The low bytes of a table, and the high ones.
 #[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn split(table: &[u16; BUCKETS]) -> [Bytes; 2] {
+fn split(bytes: &mut [Bytes; 2], table: &[u16; BUCKETS]) {
     // SAFETY: 64 bytes, loads need no alignment.
     let (a, b) = unsafe {
         (_mm256_loadu_si256(table.as_ptr().cast()), _mm256_loadu_si256(table.as_ptr().add(16).cast()))
@@ -207,12 +207,10 @@ fn split(table: &[u16; BUCKETS]) -> [Bytes; 2] {
     let low = _mm256_set1_epi16(0xff);
     let low = _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
     let high = _mm256_packus_epi16(_mm256_srli_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
-    let mut bytes = [[[0; 16]; 2]; 2];
     for (bytes, value) in bytes.iter_mut().zip([low, high]) {
         // SAFETY: 32 bytes, stores need no alignment.
         unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), _mm256_permute4x64_epi64::<0xd8>(value)) };
     }
-    bytes
 }
 
 /// Entries by index, which is below 32; `upper` has bit 4 of it as the highest bit.
@@ -289,34 +287,39 @@ impl Lane {
     }
 }
 
-/// A decoder's table as bytes.
+/// A decoder's table as bytes; of some only the low or the high ones count.
 struct DecodeBytes {
     threshold: [Bytes; 2],
-    alias: Bytes,
+    alias: [Bytes; 2],
     delta: [Bytes; 2],
     freq: [Bytes; 2],
     /// Only if symbols are split.
-    base: Bytes,
+    base: [Bytes; 2],
     symbols: [Bytes; 2],
-    keep: Bytes,
+    keep: [Bytes; 2],
 }
 
 impl DecodeBytes {
+    const EMPTY: Self =
+        Self { threshold: NONE, alias: NONE, delta: NONE, freq: NONE, base: NONE, symbols: NONE, keep: NONE };
+
+    /// In place: copies would cost more than the conversion.
     #[inline]
     #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-    fn new<const SPLIT: bool>(table: &DecodeTable) -> Self {
-        let none = [[0; 16]; 2];
-        Self {
-            threshold: split(&table.threshold),
-            alias: split(&table.alias)[0],
-            delta: split(&table.delta),
-            freq: split(&table.freq),
-            base: if SPLIT { split(&table.base)[0] } else { none },
-            symbols: if SPLIT { split(&table.symbols) } else { [none; 2] },
-            keep: if SPLIT { split(&table.keep)[1] } else { none },
+    fn fill<const SPLIT: bool>(&mut self, table: &DecodeTable) {
+        split(&mut self.threshold, &table.threshold);
+        split(&mut self.alias, &table.alias);
+        split(&mut self.delta, &table.delta);
+        split(&mut self.freq, &table.freq);
+        if SPLIT {
+            split(&mut self.base, &table.base);
+            split(&mut self.symbols, &table.symbols);
+            split(&mut self.keep, &table.keep);
         }
     }
 }
+
+const NONE: [Bytes; 2] = [[[0; 16]; 2]; 2];
 
 /// Decodes a coded symbol in every lane.
 #[inline]
@@ -327,7 +330,7 @@ fn find(x: Lane, table: &DecodeBytes) -> (__m256i, Lane) {
     let r = both!(_mm256_and_si256(x.lo, Pair::all(2047)));
     // Both are at most 2,048: a signed comparison will do.
     let own = both!(_mm256_cmpgt_epi16(lookup_u16(&table.threshold, bucket, up), r));
-    let symbol = _mm256_blendv_epi8(lookup(&table.alias, bucket, up), bucket, own.mask_bytes());
+    let symbol = _mm256_blendv_epi8(lookup(&table.alias[0], bucket, up), bucket, own.mask_bytes());
     let delta = both!(_mm256_andnot_si256(own, lookup_u16(&table.delta, bucket, up)));
     let offset = both!(_mm256_add_epi16(r, delta));
     let freq = lookup_u16(&table.freq, symbol, upper(symbol));
@@ -344,10 +347,10 @@ fn find(x: Lane, table: &DecodeBytes) -> (__m256i, Lane) {
 fn low_bits(coded: __m256i, x: Lane, table: &DecodeBytes) -> (__m256i, Lane) {
     let up = upper(coded);
     let zero = _mm256_setzero_si256();
-    let keep = Pair::from_bytes(zero, lookup(&table.keep, coded, up));
+    let keep = Pair::from_bytes(zero, lookup(&table.keep[1], coded, up));
     let stay = both!(_mm256_add_epi16(keep, Pair::all(-1)));
     let low = both!(_mm256_mulhi_epu16(x.lo, lookup_u16(&table.symbols, coded, up)));
-    let symbol = _mm256_add_epi8(lookup(&table.base, coded, up), low.bytes());
+    let symbol = _mm256_add_epi8(lookup(&table.base[0], coded, up), low.bytes());
     let whole = both!(_mm256_and_si256(x.hi, both!(_mm256_cmpeq_epi16(keep, Pair::zero()))));
     let hi = both!(_mm256_or_si256(both!(_mm256_mulhi_epu16(x.hi, keep)), whole));
     let moved = both!(_mm256_mullo_epi16(x.hi, keep));
@@ -426,11 +429,12 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
         // A column may begin with its words here at the latest.
         last[i] = run.words[run.words.len() - needed..].as_ptr();
     }
+    let mut tables = [const { DecodeBytes::EMPTY }; N];
     let mut column = 0;
     while column < columns && (0..N).all(|i| words[i] <= last[i]) {
-        let tables: [DecodeBytes; N] = std::array::from_fn(|i| {
-            DecodeBytes::new::<SPLIT>(&runs[i].tables[runs[i].columns[column] as usize])
-        });
+        for i in 0..N {
+            tables[i].fill::<SPLIT>(&runs[i].tables[runs[i].columns[column] as usize]);
+        }
         for step in 0..steps {
             for i in 0..N {
                 let at = column * runs[i].stride + step;
@@ -455,7 +459,8 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
 
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
 fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
-    let table = DecodeBytes::new::<SPLIT>(&run.tables[run.columns[0] as usize]);
+    let mut table = DecodeBytes::EMPTY;
+    table.fill::<SPLIT>(&run.tables[run.columns[0] as usize]);
     let mask = lanes_mask(0..active);
     let before = Lane::load(run.state);
     let mut x = before;
@@ -470,41 +475,61 @@ fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
     store_step(&mut run.out[0], _mm256_and_si256(symbols, mask.mask_bytes()));
 }
 
-/// An encoder's table as bytes.
+/// An encoder's table as bytes; of some only the low or the high ones count.
 struct EncodeBytes {
     freq: [Bytes; 2],
     reciprocal_low: [Bytes; 2],
     reciprocal_high: [Bytes; 2],
     threshold: [Bytes; 2],
     place: [Bytes; 2],
-    cell: Bytes,
+    cell: [Bytes; 2],
     bounds: [[Bytes; 2]; MAX_BOUNDS],
+    pieces: [Bytes; 2],
     shift: [Bytes; 2],
     /// Only if symbols are split.
     symbols: [Bytes; 2],
-    keep: Bytes,
+    keep: [Bytes; 2],
+    /// Bounds that count, more if there are too many for `bounds`.
+    most: usize,
 }
 
 impl EncodeBytes {
+    const EMPTY: Self = Self {
+        freq: NONE,
+        reciprocal_low: NONE,
+        reciprocal_high: NONE,
+        threshold: NONE,
+        place: NONE,
+        cell: NONE,
+        bounds: [NONE; MAX_BOUNDS],
+        pieces: NONE,
+        shift: NONE,
+        symbols: NONE,
+        keep: NONE,
+        most: 0,
+    };
+
     #[inline]
     #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-    fn new<const SPLIT: bool>(table: &EncodeTable) -> Self {
-        let none = [[0; 16]; 2];
-        let mut bounds = [[none; 2]; MAX_BOUNDS];
-        for (to, from) in bounds.iter_mut().zip(&table.bounds).take(usize::from(table.most)) {
-            *to = split(from);
+    fn fill<const SPLIT: bool>(&mut self, table: &EncodeTable) {
+        split(&mut self.freq, &table.freq);
+        split(&mut self.reciprocal_low, &table.reciprocal_low);
+        split(&mut self.reciprocal_high, &table.reciprocal_high);
+        split(&mut self.threshold, &table.threshold);
+        split(&mut self.place, &table.place);
+        split(&mut self.shift, &table.shift);
+        self.most = usize::from(table.most);
+        if self.most <= MAX_BOUNDS {
+            split(&mut self.cell, &table.cell);
+            for (to, from) in self.bounds.iter_mut().zip(&table.bounds).take(self.most) {
+                split(to, from);
+            }
+        } else {
+            split(&mut self.pieces, &table.pieces);
         }
-        Self {
-            freq: split(&table.freq),
-            reciprocal_low: split(&table.reciprocal_low),
-            reciprocal_high: split(&table.reciprocal_high),
-            threshold: split(&table.threshold),
-            place: split(&table.place),
-            cell: split(&table.cell)[0],
-            bounds,
-            shift: split(&table.shift),
-            symbols: if SPLIT { split(&table.symbols) } else { [none; 2] },
-            keep: if SPLIT { split(&table.keep)[1] } else { none },
+        if SPLIT {
+            split(&mut self.symbols, &table.symbols);
+            split(&mut self.keep, &table.keep);
         }
     }
 }
@@ -571,8 +596,6 @@ fn put<const WIDE: bool>(
     freq: Pair,
     x: Lane,
     bytes: &EncodeBytes,
-    table: &EncodeTable,
-    most: u8,
 ) -> Lane {
     let up = upper(symbol);
     let low = lookup_u16(&bytes.reciprocal_low, symbol, up);
@@ -594,17 +617,17 @@ fn put<const WIDE: bool>(
     let threshold = lookup_u16(&bytes.threshold, symbol, up);
     let other = both!(_mm256_cmpeq_epi16(both!(_mm256_subs_epu16(threshold, r)), Pair::zero()));
     let place = both!(_mm256_add_epi16(r, lookup_u16(&bytes.place, symbol, up)));
-    let piece = if usize::from(most) <= MAX_BOUNDS {
+    let piece = if bytes.most <= MAX_BOUNDS {
         let cell = both!(_mm256_srli_epi16::<11>(place)).bytes();
         let up = upper(cell);
-        let mut piece = lookup(&bytes.cell, cell, up);
-        for bounds in bytes.bounds.iter().take(usize::from(table.most)) {
+        let mut piece = lookup(&bytes.cell[0], cell, up);
+        for bounds in bytes.bounds.iter().take(bytes.most) {
             let above = place.at_least(lookup_u16(bounds, cell, up));
             piece = _mm256_sub_epi8(piece, above.mask_bytes());
         }
         piece
     } else {
-        search(place, table)
+        search(place, &bytes.pieces)
     };
     let shift = lookup_u16(&bytes.shift, piece, upper(piece));
     let own = Pair::from_bytes(_mm256_setzero_si256(), upper(symbol));
@@ -612,18 +635,17 @@ fn put<const WIDE: bool>(
     Lane { lo, hi: q }
 }
 
-/// The piece of a place, one by one: for tables with many pieces in one cell, which are rare.
+/// The piece of a place, by binary search: for tables with many pieces in one cell, which are rare.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn search(place: Pair, table: &EncodeTable) -> __m256i {
-    let mut places = [0; LANES];
-    place.store(&mut places);
-    let mut pieces = [0; LANES];
-    for (piece, place) in pieces.iter_mut().zip(places) {
-        // Below 32. Places of symbols in their own bucket may lie before the first piece.
-        *piece = table.pieces.partition_point(|begin| *begin <= place).saturating_sub(1) as u8;
+fn search(place: Pair, pieces: &[Bytes; 2]) -> __m256i {
+    let mut piece = _mm256_setzero_si256();
+    for bit in [16, 8, 4, 2, 1] {
+        let next = _mm256_or_si256(piece, _mm256_set1_epi8(bit));
+        let above = place.at_least(lookup_u16(pieces, next, upper(next)));
+        piece = _mm256_blendv_epi8(piece, next, above.mask_bytes());
     }
-    load_step(&pieces)
+    piece
 }
 
 /// Coded symbols.
@@ -649,7 +671,6 @@ unsafe fn encode_step<const SPLIT: bool, const WIDE: bool>(
     symbols: &Step,
     bytes: &EncodeBytes,
     table: &EncodeTable,
-    most: u8,
     room: &mut *mut [u8; 2],
 ) {
     let mut symbol = load_step(symbols);
@@ -658,7 +679,7 @@ unsafe fn encode_step<const SPLIT: bool, const WIDE: bool>(
         let whole = Pair::from_bytes(symbol, zero);
         symbol = coded(symbols, table);
         let up = upper(symbol);
-        let keep = Pair::from_bytes(zero, lookup(&bytes.keep, symbol, up));
+        let keep = Pair::from_bytes(zero, lookup(&bytes.keep[1], symbol, up));
         // 0 stands for 65,536: nothing is moved there.
         let none = both!(_mm256_cmpeq_epi16(keep, Pair::zero()));
         let full = both!(_mm256_andnot_si256(none, lane.hi.at_least(keep)));
@@ -675,7 +696,7 @@ unsafe fn encode_step<const SPLIT: bool, const WIDE: bool>(
     unsafe {
         let (x, count) = spill(*lane, full, *room);
         *room = room.add(count);
-        *lane = put::<WIDE>(symbol, freq, x, bytes, table, most);
+        *lane = put::<WIDE>(symbol, freq, x, bytes);
     }
 }
 
@@ -693,11 +714,13 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
         lanes[i] = Lane::load(run.state);
         room[i] = run.room.as_mut_ptr();
     }
+    let mut bytes = [const { EncodeBytes::EMPTY }; N];
     for column in (0..columns).rev() {
         let tables: [&EncodeTable; N] =
             std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
-        let bytes: [EncodeBytes; N] = std::array::from_fn(|i| EncodeBytes::new::<SPLIT>(tables[i]));
-        let most = tables.iter().fold(0, |most, table| most.max(table.most));
+        for i in 0..N {
+            bytes[i].fill::<SPLIT>(tables[i]);
+        }
         let wide = tables.iter().any(|table| table.wide);
         for step in (0..steps).rev() {
             for i in 0..N {
@@ -706,9 +729,9 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
                     let symbols = runs[i].symbols.get_unchecked(column * runs[i].stride + step);
                     let (lane, room) = (&mut lanes[i], &mut room[i]);
                     if wide {
-                        encode_step::<SPLIT, true>(lane, all, symbols, &bytes[i], tables[i], most, room);
+                        encode_step::<SPLIT, true>(lane, all, symbols, &bytes[i], tables[i], room);
                     } else {
-                        encode_step::<SPLIT, false>(lane, all, symbols, &bytes[i], tables[i], most, room);
+                        encode_step::<SPLIT, false>(lane, all, symbols, &bytes[i], tables[i], room);
                     }
                 }
             }
@@ -725,7 +748,8 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
 fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
     let table = &run.tables[run.columns[0] as usize];
-    let bytes = EncodeBytes::new::<SPLIT>(table);
+    let mut bytes = EncodeBytes::EMPTY;
+    bytes.fill::<SPLIT>(table);
     let mask = lanes_mask(LANES - active..LANES);
     let before = Lane::load(run.state);
     let mut x = before;
@@ -734,7 +758,7 @@ fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
     let mut room = words.as_mut_ptr();
     // SAFETY: `words` has room.
     let count = unsafe {
-        encode_step::<SPLIT, true>(&mut x, mask, &run.symbols[0], &bytes, table, table.most, &mut room);
+        encode_step::<SPLIT, true>(&mut x, mask, &run.symbols[0], &bytes, table, &mut room);
         room.offset_from(words.as_ptr()) as usize
     };
     run.room[..count].copy_from_slice(&words[..count]);
