@@ -39,20 +39,21 @@ macro_rules! transposing {
                 tile
             }
 
-            /// 16 vectors, transposed. Half `h` of vector `i` are the 16 bytes at index `at(i, h)`.
+            /// 16 vectors, transposed. `at` is called for each in turn: the indices of the 16 bytes of both halves.
             ///
             /// # Safety
             /// They must be inside `bytes`.
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn load(bytes: &[u8], at: impl Fn(usize, usize) -> usize) -> [__m256i; 16] {
+            unsafe fn load(bytes: &[u8], mut at: impl FnMut(usize) -> (usize, usize)) -> [__m256i; 16] {
                 let mut tile = [_mm256_setzero_si256(); 16];
                 // Not a loop: that would go through memory.
                 each_of_16!(i, {
                     // SAFETY: the caller's promise.
                     tile[i] = unsafe {
-                        let low = _mm_loadu_si128(bytes.as_ptr().add(at(i, 0)).cast());
-                        let high = _mm_loadu_si128(bytes.as_ptr().add(at(i, 1)).cast());
+                        let (low, high) = at(i);
+                        let low = _mm_loadu_si128(bytes.as_ptr().add(low).cast());
+                        let high = _mm_loadu_si128(bytes.as_ptr().add(high).cast());
                         _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
                     };
                 });
@@ -84,12 +85,18 @@ macro_rules! transposing {
                             let bytes = native.as_flattened();
                             // Columns behind the last one are read from it and not written.
                             let at = |i: usize| ((from + i.min(width - 1)) * stride + step) * LANES + 16 * half;
+                            let mut next = (from * stride + step) * LANES + 16 * half;
                             // SAFETY: columns are below `count` and steps below `steps`.
                             let tile = unsafe {
                                 if width == WIDE {
-                                    load(bytes, |i, h| ((from + 16 * h + i) * stride + step) * LANES + 16 * half)
+                                    load(bytes, |_| {
+                                    // Additions: multiplications would all be done, in vectors.
+                                    let low = next;
+                                    next += stride * LANES;
+                                    (low, low + 16 * stride * LANES)
+                                })
                                 } else {
-                                    load(bytes, |i, h| at(16 * h + i))
+                                    load(bytes, |i| (at(i), at(16 + i)))
                                 }
                             };
                             let starts = &starts[16 * half..16 * half + 16];
@@ -128,14 +135,14 @@ macro_rules! transposing {
                         let width = 16.min(count - from);
                         let tile = if active == LANES && width == 16 {
                             // SAFETY: the columns end before `cols`, and the rows of active lanes before the last.
-                            unsafe { load(rows, |i, h| starts[31 - 16 * h - i] + offset) }
+                            unsafe { load(rows, |i| (starts[31 - i] + offset, starts[15 - i] + offset)) }
                         } else {
                             let mut pieces = [0; 16 * LANES];
                             for (piece, start) in pieces.as_chunks_mut::<16>().0.iter_mut().zip(&starts[..active]) {
                                 piece[..width].copy_from_slice(&rows[start + offset..][..width]);
                             }
                             // SAFETY: 32 pieces of 16 bytes.
-                            unsafe { load(&pieces, |i, h| 16 * (31 - 16 * h - i)) }
+                            unsafe { load(&pieces, |i| (16 * (31 - i), 16 * (15 - i))) }
                         };
                         for (i, vector) in tile.into_iter().enumerate().take(width) {
                             store(&mut native[(from + i) * stride + step], vector);
