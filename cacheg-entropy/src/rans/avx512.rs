@@ -65,14 +65,14 @@ impl Kernel for Avx512 {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn load(from: &[u16; LANES]) -> __m512i {
     // SAFETY: 64 bytes, loads need no alignment.
     unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn store(to: &mut [u16; LANES], value: __m512i) {
     // SAFETY: 64 bytes, stores need no alignment.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) }
@@ -87,13 +87,13 @@ struct Lane {
 
 impl Lane {
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
     fn load(state: &State) -> Self {
         Self { lo: load(&state.lo), hi: load(&state.hi) }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
     fn store(self, state: &mut State) {
         store(&mut state.lo, self.lo);
         store(&mut state.hi, self.hi);
@@ -105,7 +105,7 @@ impl Lane {
 /// One instruction. LLVM would make two of the intrinsic, a permutation and a blend: here, where what counts is
 /// their number, that costs a tenth of the speed. The same goes for [`merge_sum`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn merge_permuted(mut x: __m512i, mask: __mmask32, index: __m512i, table: __m512i) -> __m512i {
     // SAFETY: works on registers only, which the target features provide.
     unsafe {
@@ -123,7 +123,7 @@ fn merge_permuted(mut x: __m512i, mask: __mmask32, index: __m512i, table: __m512
 
 /// `x`, but `y` in the lanes of `mask`; apart from what made `y`, which need not wait for the mask.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn merge(x: __m512i, mask: __mmask32, y: __m512i) -> __m512i {
     let merged;
     // SAFETY: works on registers only, which the target features provide.
@@ -142,7 +142,7 @@ fn merge(x: __m512i, mask: __mmask32, y: __m512i) -> __m512i {
 
 /// `x`, but `x + y` in the lanes of `mask`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn merge_sum(mut x: __m512i, mask: __mmask32, y: __m512i) -> __m512i {
     // SAFETY: works on registers only, which the target features provide.
     unsafe {
@@ -160,7 +160,7 @@ fn merge_sum(mut x: __m512i, mask: __mmask32, y: __m512i) -> __m512i {
 /// Decodes a coded symbol in every lane. `x = f·high + offset` has its low and high halves from two 16-bit
 /// multiplications; that the offset overflows the low half shows in the sum being below it.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn find(x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
     let bucket = _mm512_srli_epi16::<11>(x.lo);
     let r = _mm512_and_si512(x.lo, _mm512_set1_epi16(2047));
@@ -179,7 +179,7 @@ fn find(x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
 
 /// Low bits: `keep` bits of the low half stay, the others leave.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn low_bits(coded: __m512i, x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
     let bits = _mm512_permutexvar_epi16(coded, load(&table.bits));
     let base = _mm512_permutexvar_epi16(coded, load(&table.base));
@@ -194,7 +194,7 @@ fn low_bits(coded: __m512i, x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
 
 /// Refills the lanes of `active`; returns how many words that took. Reads 32 words.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn refill(x: Lane, active: __mmask32, words: __m512i) -> (Lane, usize) {
     let empty = _mm512_mask_testn_epi16_mask(active, x.hi, x.hi);
     let hi = _mm512_mask_mov_epi16(x.hi, empty, x.lo);
@@ -202,7 +202,7 @@ fn refill(x: Lane, active: __mmask32, words: __m512i) -> (Lane, usize) {
     (Lane { lo, hi }, empty.count_ones() as usize)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn reverse(mut words: &mut [[u8; 2]]) {
     let descending: [u16; LANES] = std::array::from_fn(|lane| (LANES - 1 - lane) as u16);
     let order = load(&descending);
@@ -228,7 +228,7 @@ fn reverse(mut words: &mut [[u8; 2]]) {
 /// # Safety
 /// 64 bytes must be readable.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 unsafe fn fetch(from: *const [u8; 2]) -> __m512i {
     let words;
     // SAFETY: the caller's promise; nothing but the register changes.
@@ -248,7 +248,7 @@ unsafe fn fetch(from: *const [u8; 2]) -> __m512i {
 /// # Safety
 /// There must be 32 words, 64 if symbols are split.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 unsafe fn step<const SPLIT: bool>(
     lane: &mut Lane,
     table: &DecodeTable,
@@ -271,7 +271,7 @@ unsafe fn step<const SPLIT: bool>(
     symbol
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
     let columns = runs[0].columns.len();
     let steps = runs[0].steps;
@@ -313,7 +313,7 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
 /// # Safety
 /// There must be 32 words for each step, 64 if symbols are split, and room for its symbols.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 unsafe fn decode_column<const N: usize, const SPLIT: bool>(
     steps: usize,
     tables: &[&DecodeTable; N],
@@ -352,7 +352,7 @@ unsafe fn decode_column<const N: usize, const SPLIT: bool>(
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
     let mask = (!0u32).unbounded_shr(32 - active as u32);
     let before = Lane::load(run.state);
@@ -377,7 +377,7 @@ fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
 
 /// The first 32 words.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn load_words(words: &[[u8; 2]]) -> __m512i {
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(words[..LANES].as_ptr().cast()) }
@@ -385,7 +385,7 @@ fn load_words(words: &[[u8; 2]]) -> __m512i {
 
 /// Takes words out of the lanes where `x` would overflow; returns the words in front and their number.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn spill(x: Lane, active: __mmask32, freq: __m512i) -> (Lane, __m512i, usize) {
     let full = _mm512_mask_cmpge_epu16_mask(active, x.hi, freq);
     let words = _mm512_maskz_compress_epi16(full, x.lo);
@@ -396,7 +396,7 @@ fn spill(x: Lane, active: __mmask32, freq: __m512i) -> (Lane, __m512i, usize) {
 
 /// Puts the low bits of a symbol into the states.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn put_low_bits(symbol: __m512i, x: Lane, bits: __m512i) -> Lane {
     let keep = _mm512_sub_epi16(_mm512_set1_epi16(16), bits);
     // x = (x >> keep) << 16 | symbol << keep | (x & stay), shifts of 16 give 0.
@@ -408,7 +408,7 @@ fn put_low_bits(symbol: __m512i, x: Lane, bits: __m512i) -> Lane {
 
 /// The piece of a place, by binary search.
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn search(place: __m512i, table: &EncodeTable) -> __m512i {
     let mut piece = _mm512_setzero_si512();
     for bit in [16, 8, 4, 2, 1] {
@@ -425,7 +425,7 @@ fn search(place: __m512i, table: &EncodeTable) -> __m512i {
 /// low (see [`EncodeTable`]). The remainder is then below `2·freq`: as 16 bits it tells which of both it was,
 /// unless the frequency exceeds half of all; for tables that have one (`WIDE`) bit 16 is computed too.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &EncodeTable, most: u8) -> Lane {
     let one = _mm512_set1_epi16(1);
     let low = _mm512_permutexvar_epi16(symbol, load(&table.reciprocal_low));
@@ -470,25 +470,30 @@ fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &Encode
     Lane { lo: _mm512_add_epi16(r, shift), hi: q }
 }
 
-/// Coded symbols.
+/// Coded symbols: a table of 256 bytes in four registers.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn coded(symbols: &Step, table: &EncodeTable) -> __m512i {
-    let mut coded = [0u8; LANES];
-    for (coded, symbol) in coded.iter_mut().zip(symbols) {
-        *coded = table.coded[usize::from(*symbol)];
-    }
-    widen(&coded)
+    let quarters = table.coded.as_chunks::<64>().0;
+    // SAFETY: 64 bytes, loads need no alignment.
+    let quarter = |i: usize| unsafe { _mm512_loadu_si512(quarters[i].as_ptr().cast()) };
+    // SAFETY: 32 bytes.
+    let symbols = unsafe { _mm256_loadu_si256(symbols.as_ptr().cast()) };
+    let symbols = _mm512_castsi256_si512(symbols);
+    let low = _mm512_permutex2var_epi8(quarter(0), symbols, quarter(1));
+    let high = _mm512_permutex2var_epi8(quarter(2), symbols, quarter(3));
+    let coded = _mm512_mask_blend_epi8(_mm512_movepi8_mask(symbols), low, high);
+    _mm512_cvtepu8_epi16(_mm512_castsi512_si256(coded))
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn widen(symbols: &Step) -> __m512i {
     // SAFETY: 32 bytes, loads need no alignment.
     _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(symbols.as_ptr().cast()) })
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
     let columns = runs[0].columns.len();
     let steps = runs[0].steps;
@@ -528,7 +533,7 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
 /// # Safety
 /// `symbols` must point to those of all steps, `room` to 32 words for each, 64 if symbols are split.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 unsafe fn encode_column<const N: usize, const SPLIT: bool, const WIDE: bool>(
     steps: usize,
     tables: &[&EncodeTable; N],
@@ -571,7 +576,7 @@ unsafe fn encode_column<const N: usize, const SPLIT: bool, const WIDE: bool>(
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
     let mask = (!0u32).unbounded_shl(32 - active as u32);
     let table = &run.tables[run.columns[0] as usize];

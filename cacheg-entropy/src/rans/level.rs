@@ -9,7 +9,7 @@ pub enum Level {
     Scalar,
     /// x86-64 with AVX2, BMI and FMA: 16 × u16.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL and VBMI2: 32 × u16.
+    /// x86-64 with AVX-512 F, BW, VL, VBMI and VBMI2: 32 × u16.
     Avx512,
 }
 
@@ -34,6 +34,7 @@ impl Level {
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vbmi2")
             }
         };

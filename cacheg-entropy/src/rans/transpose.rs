@@ -155,4 +155,4 @@ macro_rules! transposing {
 }
 
 transposing!(avx2, "avx2");
-transposing!(avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2");
+transposing!(avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2");
