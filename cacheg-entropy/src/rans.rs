@@ -58,6 +58,7 @@ mod alias;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod differential;
 mod lanes;
 mod level;
 #[cfg(target_arch = "x86_64")]
@@ -80,6 +81,8 @@ use serde_json::Value;
 
 use crate::segments::{self, outside};
 use crate::tables::{Layout, MAX_BUCKETS, Scope, TableSettings, TableStage, default_classes, default_scope};
+#[doc(hidden)]
+pub use differential::differential;
 #[doc(hidden)]
 pub use level::Level;
 use stream::{HEADER, WordWriter};

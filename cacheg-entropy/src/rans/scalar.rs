@@ -4,7 +4,7 @@ use cacheg_core::Result;
 
 use super::Columns;
 use super::lanes::Lanes;
-use super::stream::{LANES, WordWriter, Words, refill};
+use super::stream::{LANES, WordWriter, Words, refill, refilled};
 use super::table::{DecodeTable, EncodeTable};
 
 /// Decodes a segment into row-major `symbols`.
@@ -24,13 +24,22 @@ pub(super) fn decode(
         for step in 0..lanes.steps() {
             let active = lanes.active(step);
             let mut coded = [0u8; LANES];
-            for (x, coded) in states[..active].iter_mut().zip(&mut coded) {
-                let (symbol, offset) = table.find(*x as u16);
-                // Below 32.
-                *coded = symbol as u8;
-                *x = u32::from(table.freq[symbol]) * (*x >> 16) + u32::from(offset);
+            if let (Some(window), LANES) = (words.first_chunk::<LANES>(), active) {
+                // The usual step in one pass: lanes refill in their order here too.
+                let mut used = 0;
+                for (x, coded) in states.iter_mut().zip(&mut coded) {
+                    let (symbol, next) = table.step(*x);
+                    *coded = symbol as u8;
+                    (*x, used) = refilled(next, window, used);
+                }
+                *words = &words[used..];
+            } else {
+                for (x, coded) in states[..active].iter_mut().zip(&mut coded) {
+                    let (symbol, next) = table.step(*x);
+                    (*coded, *x) = (symbol as u8, next);
+                }
+                refill(&mut states[..active], words)?;
             }
-            refill(&mut states[..active], words)?;
             if columns.split {
                 for ((x, coded), at) in states[..active].iter_mut().zip(&coded).zip(&at) {
                     let coded = usize::from(*coded) % LANES;
@@ -93,9 +102,9 @@ pub(super) fn encode(
 /// Moves a word out of a state that would overflow.
 #[inline(always)]
 fn spill(x: &mut u32, freq: u32, words: &mut WordWriter<'_>) -> Result<()> {
-    if *x >> 16 >= freq {
-        words.put(*x)?;
-        *x >>= 16;
-    }
+    let full = *x >> 16 >= freq;
+    // Written in any case: a branch would often be mispredicted.
+    words.put_if(full, *x)?;
+    *x = if full { *x >> 16 } else { *x };
     Ok(())
 }

@@ -49,6 +49,15 @@ pub(super) fn close(states: &[u32; LANES], words: Words<'_>) -> Result<()> {
     }
 }
 
+/// Refills one lane, of whose words `used` are gone; without a branch, which would often be mispredicted.
+#[inline(always)]
+pub(super) fn refilled(x: u32, window: &[[u8; 2]; LANES], used: usize) -> (u32, usize) {
+    // At most one word for each of the lanes; the mask only spares the bounds check.
+    let word = u32::from(u16::from_le_bytes(window[used & (LANES - 1)]));
+    let empty = x < LOW;
+    (if empty { x << 16 | word } else { x }, used + usize::from(empty))
+}
+
 /// Refills the first lanes from the stream, in lane order.
 ///
 /// # Errors
@@ -58,11 +67,7 @@ pub(super) fn refill(states: &mut [u32], words: &mut Words<'_>) -> Result<()> {
     let mut used = 0;
     if let Some(window) = words.first_chunk::<LANES>() {
         for x in states {
-            // At most one word for each of the lanes; the mask only spares the bounds check.
-            let word = u32::from(u16::from_le_bytes(window[used & (LANES - 1)]));
-            let empty = *x < LOW;
-            *x = if empty { *x << 16 | word } else { *x };
-            used += usize::from(empty);
+            (*x, used) = refilled(*x, window, used);
         }
     } else {
         for x in states {
@@ -94,13 +99,15 @@ impl<'a> WordWriter<'a> {
         Ok(Self { header, free: room.len(), room })
     }
 
+    /// Writes a word, which stays only if `keep`.
+    ///
     /// # Errors
-    /// If the buffer is full.
-    #[inline]
-    pub(super) fn put(&mut self, word: u32) -> Result<()> {
+    /// If the buffer is full: there must be room for the word in any case.
+    #[inline(always)]
+    pub(super) fn put_if(&mut self, keep: bool, word: u32) -> Result<()> {
         let to = self.room[..self.free].last_chunk_mut::<2>().ok_or_else(full)?;
         *to = (word as u16).to_le_bytes();
-        self.free -= 2;
+        self.free -= 2 * usize::from(keep);
         Ok(())
     }
 

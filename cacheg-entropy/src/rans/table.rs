@@ -47,14 +47,15 @@ impl DecodeTable {
         Self { threshold, alias, delta, freq, alias_freq, base, bits, symbols, keep }
     }
 
-    /// Coded symbol and offset of a slot.
+    /// Decodes a coded symbol; the state behind it is not refilled.
     #[inline(always)]
-    pub(super) fn find(&self, slot: u16) -> (usize, u16) {
-        let (bucket, r) = (usize::from(slot / WIDTH), slot % WIDTH);
+    pub(super) fn step(&self, x: u32) -> (usize, u32) {
+        let (bucket, r) = ((x >> 11) as usize % BUCKETS, x as u16 % WIDTH);
         let own = r < self.threshold[bucket];
-        let symbol = if own { bucket } else { usize::from(self.alias[bucket]) };
         // Below 32 as it is; the mask spares bounds checks.
-        (symbol % BUCKETS, if own { r } else { r.wrapping_add(self.delta[bucket]) })
+        let symbol = if own { bucket } else { usize::from(self.alias[bucket]) % BUCKETS };
+        let offset = r.wrapping_add(if own { 0 } else { self.delta[bucket] });
+        (symbol, u32::from(self.freq[symbol]) * (x >> 16) + u32::from(offset))
     }
 }
 
@@ -93,8 +94,6 @@ pub(super) struct EncodeTable {
     pub(super) coded: [u8; 256],
     /// ⌈2^48 / f⌉: `x div f` is the product's bits from 48, exactly, for any `x < f·2^16`.
     reciprocal: [u64; BUCKETS],
-    /// Number of the first piece of each coded symbol.
-    first: [u8; BUCKETS],
     /// One frequency is more than half of all.
     pub(super) wide: bool,
 }
@@ -118,7 +117,6 @@ impl EncodeTable {
             keep: table.keep,
             coded: [0; 256],
             reciprocal: [0; BUCKETS],
-            first: [0; BUCKETS],
             wide: table.freq.iter().any(|f| *f > 1 << 15),
         };
         // Symbols begin at new cells if there are enough of them: that makes for fewer pieces in one.
@@ -135,11 +133,9 @@ impl EncodeTable {
             let base = usize::from(table.base[symbol]);
             new.coded[base..base + (1 << table.bits[symbol])].fill(symbol as u8);
             new.reciprocal[symbol] = (1u64 << 48).div_ceil(u64::from(freq));
-            // Three roundings of 2^-24 each: of x, of the reciprocal and of the product.
-            let bits = ((1.0 - 1.0 / f64::from(1 << 21)) / f64::from(freq)) as f32;
-            new.reciprocal_low[symbol] = bits.to_bits() as u16;
-            new.reciprocal_high[symbol] = (bits.to_bits() >> 16) as u16;
-            new.first[symbol] = count as u8;
+            let bits = reciprocal(freq).to_bits();
+            new.reciprocal_low[symbol] = bits as u16;
+            new.reciprocal_high[symbol] = (bits >> 16) as u16;
             if aligned {
                 next = next.next_multiple_of(width);
             }
@@ -193,20 +189,53 @@ impl EncodeTable {
     /// The slot of an offset of a coded symbol.
     #[inline(always)]
     pub(super) fn slot(&self, coded: usize, offset: u16) -> u16 {
-        if offset < self.threshold[coded] {
-            return coded as u16 * WIDTH + offset;
-        }
         let place = offset.wrapping_add(self.place[coded]);
-        let mut piece = usize::from(self.first[coded]) % BUCKETS;
-        while piece + 1 < BUCKETS && self.pieces[piece + 1] <= place {
-            piece += 1;
-        }
-        offset.wrapping_add(self.shift[piece])
+        let piece = if usize::from(self.most) <= MAX_BOUNDS {
+            let cell = usize::from(place / WIDTH);
+            let bounds = self.bounds.iter().map(|bounds| usize::from(bounds[cell] <= place));
+            usize::from(self.cell[cell]) + bounds.sum::<usize>()
+        } else {
+            self.pieces.partition_point(|begin| *begin <= place).saturating_sub(1)
+        };
+        // Both are computed and one taken: which one is hard to predict. The mask spares a bounds check.
+        let (own, other) = (coded as u16 * WIDTH, self.shift[piece % BUCKETS]);
+        offset.wrapping_add(if offset < self.threshold[coded] { own } else { other })
     }
 
     /// Bits of a symbol.
     pub(super) fn bits(&self, symbol: u8) -> f64 {
         let (coded, bits) = self.coded(symbol);
         16.0 - f64::from(self.freq(coded)).log2() + f64::from(bits)
+    }
+}
+
+/// The reciprocal of a frequency, less a part in 2^21. With three roundings (of `x`, of the reciprocal and of the
+/// product) of at most 2^-24 each, `x` times it is below `x / freq` by at most `65,536 · 2^-20 < 1`.
+fn reciprocal(freq: u16) -> f32 {
+    ((1.0 - 1.0 / f64::from(1 << 21)) / f64::from(freq)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Quotients at both ends of every multiple that could round badly.
+    #[test]
+    fn division_is_exact() {
+        let mut quotients: Vec<u64> = (0..16).flat_map(|k| [1 << k, (1 << k) - 1, (1 << k) + 1]).collect();
+        quotients.extend([65_535, 65_534, 43_690, 50_001]);
+        for freq in 1..=u16::MAX {
+            let f = u64::from(freq);
+            let exact = (1u64 << 48).div_ceil(f);
+            let reciprocal = reciprocal(freq);
+            for q in &quotients {
+                for x in [q * f, q * f + 1, q * f + f / 2, q * f + f - 1] {
+                    let x = x.min(q * f + f - 1);
+                    assert_eq!((x * exact) >> 48, *q, "{x} / {freq}");
+                    let estimate = (x as u32 as f32 * reciprocal) as u64;
+                    assert!(estimate == *q || estimate + 1 == *q, "{x} / {freq}: {estimate}");
+                }
+            }
+        }
     }
 }
