@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundCoder, Coder, DecodeJob, Dtype, EncodeJob, Geometry, LayerGroup, Part, PartCx, Plane,
-    Role, Seen, Segment, Shape, Source, TileCx,
+    Alphabet, BindCx, BoundCoder, Coder, DecodeJob, Dtype, EncodeJob, Geometry, LayerGroup, Part, PartCx,
+    Plane, Role, Seen, Segment, Shape, Source, TileCx,
 };
 use cacheg_entropy::Scope;
 use cacheg_entropy::rans::{Level, Rans, RansSettings, differential};
@@ -109,11 +109,8 @@ impl Coders {
             bound.decode_batch(&mut jobs, &mut bound.scratch());
             let results: Vec<Result<(), String>> =
                 jobs.into_iter().map(|job| job.result.map_err(|error| error.to_string())).collect();
-            let good: Vec<_> = results
-                .into_iter()
-                .zip(backs)
-                .map(|(result, back)| result.map(|()| back))
-                .collect();
+            let good: Vec<_> =
+                results.into_iter().zip(backs).map(|(result, back)| result.map(|()| back)).collect();
             let reference = reference.get_or_insert_with(|| good.clone());
             assert!(*reference == good, "{level:?}");
         }
@@ -172,7 +169,8 @@ fn truncation_and_corruption() {
             let tile = (segment(size, rows, cols), symbols(&mut random, size, rows, cols));
             let stream = coders.check(std::slice::from_ref(&tile)).remove(0);
             let step = 1 + stream.len() / 700;
-            let cut: Vec<Vec<u8>> = (0..stream.len()).step_by(step).map(|len| stream[..len].to_vec()).collect();
+            let cut: Vec<Vec<u8>> =
+                (0..stream.len()).step_by(step).map(|len| stream[..len].to_vec()).collect();
             coders.verdicts(tile.0, &cut);
             let corrupt = |_| {
                 let mut bad = stream.clone();

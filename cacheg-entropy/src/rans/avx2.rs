@@ -54,14 +54,14 @@ impl Kernel for Avx2 {
         unsafe { reverse(words) }
     }
 
-    fn to_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
+    fn scatter_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::avx2::to_rows(native, lanes, columns, rows) }
+        unsafe { transpose::avx2::scatter_rows(native, lanes, columns, rows) }
     }
 
-    fn from_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
+    fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::avx2::from_rows(rows, lanes, columns, native) }
+        unsafe { transpose::avx2::gather_rows(rows, lanes, columns, native) }
     }
 }
 
@@ -141,8 +141,10 @@ impl Pair {
     #[inline]
     #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
     fn store(self, to: &mut [u16; LANES]) {
-        let (a, b) =
-            (_mm256_permute2x128_si256::<0x20>(self.0, self.1), _mm256_permute2x128_si256::<0x31>(self.0, self.1));
+        let (a, b) = (
+            _mm256_permute2x128_si256::<0x20>(self.0, self.1),
+            _mm256_permute2x128_si256::<0x31>(self.0, self.1),
+        );
         // SAFETY: 64 bytes, stores need no alignment.
         unsafe {
             _mm256_storeu_si256(to.as_mut_ptr().cast(), a);
@@ -218,9 +220,8 @@ fn split(bytes: &mut [Bytes; 2], table: &[u16; BUCKETS]) {
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
 fn lookup(table: &Bytes, index: __m256i, upper: __m256i) -> __m256i {
     // SAFETY: 16 bytes each, loads need no alignment.
-    let (a, b) = unsafe {
-        (_mm_loadu_si128(table[0].as_ptr().cast()), _mm_loadu_si128(table[1].as_ptr().cast()))
-    };
+    let (a, b) =
+        unsafe { (_mm_loadu_si128(table[0].as_ptr().cast()), _mm_loadu_si128(table[1].as_ptr().cast())) };
     let a = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(a), index);
     let b = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(b), index);
     _mm256_blendv_epi8(a, b, upper)
@@ -591,12 +592,7 @@ fn estimate(lo: __m256i, hi: __m256i, low: __m256i, high: __m256i) -> __m256i {
 /// The inverse of [`find`], after [`spill`]. As for AVX-512.
 #[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn put<const WIDE: bool>(
-    symbol: __m256i,
-    freq: Pair,
-    x: Lane,
-    bytes: &EncodeBytes,
-) -> Lane {
+fn put<const WIDE: bool>(symbol: __m256i, freq: Pair, x: Lane, bytes: &EncodeBytes) -> Lane {
     let up = upper(symbol);
     let low = lookup_u16(&bytes.reciprocal_low, symbol, up);
     let high = lookup_u16(&bytes.reciprocal_high, symbol, up);
@@ -778,7 +774,8 @@ fn reverse(mut words: &mut [[u8; 2]]) {
         let (rest, last) = rest.split_at_mut(rest.len() - LANES / 2);
         // SAFETY: both are 32 bytes.
         unsafe {
-            let (a, b) = (_mm256_loadu_si256(first.as_ptr().cast()), _mm256_loadu_si256(last.as_ptr().cast()));
+            let (a, b) =
+                (_mm256_loadu_si256(first.as_ptr().cast()), _mm256_loadu_si256(last.as_ptr().cast()));
             _mm256_storeu_si256(first.as_mut_ptr().cast(), turn(b));
             _mm256_storeu_si256(last.as_mut_ptr().cast(), turn(a));
         }

@@ -53,14 +53,14 @@ impl Kernel for Avx512 {
         unsafe { reverse(words) }
     }
 
-    fn to_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
+    fn scatter_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::avx512::to_rows(native, lanes, columns, rows) }
+        unsafe { transpose::avx512::scatter_rows(native, lanes, columns, rows) }
     }
 
-    fn from_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
+    fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::avx512::from_rows(rows, lanes, columns, native) }
+        unsafe { transpose::avx512::gather_rows(rows, lanes, columns, native) }
     }
 }
 
@@ -211,7 +211,8 @@ fn reverse(mut words: &mut [[u8; 2]]) {
         let (rest, last) = rest.split_at_mut(rest.len() - LANES);
         // SAFETY: both are 64 bytes.
         unsafe {
-            let (a, b) = (_mm512_loadu_si512(first.as_ptr().cast()), _mm512_loadu_si512(last.as_ptr().cast()));
+            let (a, b) =
+                (_mm512_loadu_si512(first.as_ptr().cast()), _mm512_loadu_si512(last.as_ptr().cast()));
             _mm512_storeu_si512(first.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, b));
             _mm512_storeu_si512(last.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, a));
         }
@@ -512,7 +513,8 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
     for column in (0..columns).rev() {
         let tables: [&EncodeTable; N] =
             std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
-        let symbols: [*const Step; N] = std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
+        let symbols: [*const Step; N] =
+            std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
         // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
         unsafe {
             if tables.iter().any(|table| table.wide) {
@@ -554,7 +556,8 @@ unsafe fn encode_column<const N: usize, const SPLIT: bool, const WIDE: bool>(
                 symbol = coded(symbols, table);
                 let bits = _mm512_permutexvar_epi16(symbol, load(&table.bits));
                 // 2^(16 − bits), or 65,536 where there are none: nothing is moved there.
-                let freq = _mm512_sllv_epi16(_mm512_set1_epi16(1), _mm512_sub_epi16(_mm512_set1_epi16(16), bits));
+                let freq =
+                    _mm512_sllv_epi16(_mm512_set1_epi16(1), _mm512_sub_epi16(_mm512_set1_epi16(16), bits));
                 let some = _mm512_test_epi16_mask(bits, bits);
                 let (y, words, count) = spill(x, some, freq);
                 // SAFETY: a step stores at most 32 words twice, of which there is room; so there is for all.

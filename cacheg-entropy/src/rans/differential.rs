@@ -1,8 +1,8 @@
 //! All levels side by side, for tests and fuzzing.
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundCoder, Coder, DecodeJob, Dtype, EncodeJob, Geometry, LayerGroup, Part, PartCx, Plane,
-    Result, Role, Seen, Segment, Shape, Source, StageData, TileCx,
+    Alphabet, BindCx, BoundCoder, Coder, DecodeJob, Dtype, EncodeJob, Geometry, LayerGroup, Part, PartCx,
+    Plane, Result, Role, Seen, Segment, Shape, Source, StageData, TileCx,
 };
 
 use super::{Level, Rans, RansSettings};
@@ -26,8 +26,7 @@ impl Case {
         part.alphabets.extend(sizes.map(|size| Alphabet { size, escape: false }));
         let parts = vec![vec![part]];
         let cx = BindCx::new(&planes, &parts, None, Source::Profile);
-        let calibrator =
-            rans.calibrator(&cx).ok_or_else(|| cacheg_core::Error::data("impossible tables"))?;
+        let calibrator = rans.calibrator(&cx).ok_or_else(|| cacheg_core::Error::data("impossible tables"))?;
         let mut accumulator = calibrator.accumulator(&planes[0]);
         for (index, symbols) in training.into_iter().enumerate() {
             let rows = symbols.len() / cols;
@@ -57,7 +56,11 @@ fn encode(bound: &dyn BoundCoder, tiles: &[(Vec<Segment>, Vec<u8>)]) -> Verdicts
     results.into_iter().zip(outs).map(|(len, out)| len.map(|len| out[..len].to_vec())).collect()
 }
 
-fn decode(bound: &dyn BoundCoder, tiles: &[(Vec<Segment>, Vec<u8>)], streams: &[Vec<u8>]) -> Verdicts<Vec<u8>> {
+fn decode(
+    bound: &dyn BoundCoder,
+    tiles: &[(Vec<Segment>, Vec<u8>)],
+    streams: &[Vec<u8>],
+) -> Verdicts<Vec<u8>> {
     let mut backs: Vec<Vec<u8>> = tiles.iter().map(|(_, symbols)| vec![0x5a; symbols.len()]).collect();
     let mut jobs: Vec<DecodeJob<'_>> = tiles
         .iter()

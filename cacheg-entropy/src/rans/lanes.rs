@@ -27,7 +27,7 @@ impl Lanes {
     /// block would compete for a few lines of the cache.
     pub(super) fn stride(&self) -> usize {
         let steps = self.steps();
-        if steps % 16 == 0 { steps + 2 } else { steps }
+        if steps.is_multiple_of(16) { steps + 2 } else { steps }
     }
 
     /// Lanes of a step: always the first ones.

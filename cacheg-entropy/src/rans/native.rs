@@ -176,10 +176,10 @@ pub(super) trait Kernel: Copy {
     fn reverse(self, words: &mut [[u8; 2]]);
 
     /// From native order to rows: some columns from `col` on.
-    fn to_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]);
+    fn scatter_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]);
 
     /// From rows to native order, lanes in reverse.
-    fn from_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]);
+    fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]);
 }
 
 /// Words that a step may need.

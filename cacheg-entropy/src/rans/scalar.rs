@@ -1,5 +1,7 @@
 //! The reference: what SIMD and GPU twins must equal bit by bit.
 
+use std::hint::select_unpredictable;
+
 use cacheg_core::Result;
 
 use super::Columns;
@@ -105,6 +107,6 @@ fn spill(x: &mut u32, freq: u32, words: &mut WordWriter<'_>) -> Result<()> {
     let full = *x >> 16 >= freq;
     // Written in any case: a branch would often be mispredicted.
     words.put_if(full, *x)?;
-    *x = if full { *x >> 16 } else { *x };
+    *x = select_unpredictable(full, *x >> 16, *x);
     Ok(())
 }

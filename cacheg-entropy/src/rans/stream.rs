@@ -1,5 +1,7 @@
 //! The ends of a stream: header, words, verification.
 
+use std::hint::select_unpredictable;
+
 use cacheg_core::{Error, Result};
 
 /// Lanes.
@@ -49,13 +51,13 @@ pub(super) fn close(states: &[u32; LANES], words: Words<'_>) -> Result<()> {
     }
 }
 
-/// Refills one lane, of whose words `used` are gone; without a branch, which would often be mispredicted.
+/// Refills one lane, of whose words `used` are gone.
 #[inline(always)]
 pub(super) fn refilled(x: u32, window: &[[u8; 2]; LANES], used: usize) -> (u32, usize) {
     // At most one word for each of the lanes; the mask only spares the bounds check.
     let word = u32::from(u16::from_le_bytes(window[used & (LANES - 1)]));
     let empty = x < LOW;
-    (if empty { x << 16 | word } else { x }, used + usize::from(empty))
+    (select_unpredictable(empty, x << 16 | word, x), used + usize::from(empty))
 }
 
 /// Refills the first lanes from the stream, in lane order.

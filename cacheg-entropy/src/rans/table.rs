@@ -1,5 +1,7 @@
 //! Tables as the inner loops want them: flat arrays of 32 u16, one vector register each.
 
+use std::hint::select_unpredictable;
+
 use super::alias::{Alias, BUCKETS, WIDTH};
 use crate::tables::Table;
 
@@ -53,9 +55,10 @@ impl DecodeTable {
         let (bucket, r) = ((x >> 11) as usize % BUCKETS, x as u16 % WIDTH);
         let own = r < self.threshold[bucket];
         // Below 32 as it is; the mask spares bounds checks.
-        let symbol = if own { bucket } else { usize::from(self.alias[bucket]) % BUCKETS };
-        let offset = r.wrapping_add(if own { 0 } else { self.delta[bucket] });
-        (symbol, u32::from(self.freq[symbol]) * (x >> 16) + u32::from(offset))
+        let symbol = select_unpredictable(own, bucket, usize::from(self.alias[bucket]) % BUCKETS);
+        let freq = select_unpredictable(own, self.freq[bucket], self.alias_freq[bucket]);
+        let offset = r.wrapping_add(select_unpredictable(own, 0, self.delta[bucket]));
+        (symbol, u32::from(freq) * (x >> 16) + u32::from(offset))
     }
 }
 
@@ -197,9 +200,9 @@ impl EncodeTable {
         } else {
             self.pieces.partition_point(|begin| *begin <= place).saturating_sub(1)
         };
-        // Both are computed and one taken: which one is hard to predict. The mask spares a bounds check.
+        // The mask spares a bounds check.
         let (own, other) = (coded as u16 * WIDTH, self.shift[piece % BUCKETS]);
-        offset.wrapping_add(if offset < self.threshold[coded] { own } else { other })
+        offset.wrapping_add(select_unpredictable(offset < self.threshold[coded], own, other))
     }
 
     /// Bits of a symbol.

@@ -70,7 +70,12 @@ macro_rules! transposing {
             /// From native order to rows: a block that begins at column `col`.
             #[inline]
             #[target_feature(enable = $features)]
-            pub(in crate::rans) fn to_rows(native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
+            pub(in crate::rans) fn scatter_rows(
+                native: &[Step],
+                lanes: Lanes,
+                columns: Range<usize>,
+                rows: &mut [u8],
+            ) {
                 let (steps, stride, count) = (lanes.steps(), lanes.stride(), columns.len());
                 assert!(stride >= steps && native.len() >= (count - 1) * stride + steps);
                 assert!(columns.end <= lanes.cols);
@@ -84,17 +89,18 @@ macro_rules! transposing {
                             let width = WIDE.min(count - from);
                             let bytes = native.as_flattened();
                             // Columns behind the last one are read from it and not written.
-                            let at = |i: usize| ((from + i.min(width - 1)) * stride + step) * LANES + 16 * half;
+                            let at =
+                                |i: usize| ((from + i.min(width - 1)) * stride + step) * LANES + 16 * half;
                             let mut next = (from * stride + step) * LANES + 16 * half;
                             // SAFETY: columns are below `count` and steps below `steps`.
                             let tile = unsafe {
                                 if width == WIDE {
                                     load(bytes, |_| {
-                                    // Additions: multiplications would all be done, in vectors.
-                                    let low = next;
-                                    next += stride * LANES;
-                                    (low, low + 16 * stride * LANES)
-                                })
+                                        // Additions: multiplications would all be done, in vectors.
+                                        let low = next;
+                                        next += stride * LANES;
+                                        (low, low + 16 * stride * LANES)
+                                    })
                                 } else {
                                     load(bytes, |i| (at(i), at(16 + i)))
                                 }
@@ -104,7 +110,12 @@ macro_rules! transposing {
                             if active == LANES && width == WIDE {
                                 for (vector, start) in tile.into_iter().zip(starts) {
                                     // SAFETY: the columns end before `cols`, and the rows of active lanes before the last.
-                                    unsafe { _mm256_storeu_si256(rows.as_mut_ptr().add(start + offset).cast(), vector) };
+                                    unsafe {
+                                        _mm256_storeu_si256(
+                                            rows.as_mut_ptr().add(start + offset).cast(),
+                                            vector,
+                                        )
+                                    };
                                 }
                             } else {
                                 let active = active.saturating_sub(16 * half);
@@ -122,7 +133,12 @@ macro_rules! transposing {
             /// From rows to native order, lanes in reverse: a block that begins at column `col`.
             #[inline]
             #[target_feature(enable = $features)]
-            pub(in crate::rans) fn from_rows(rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
+            pub(in crate::rans) fn gather_rows(
+                rows: &[u8],
+                lanes: Lanes,
+                columns: Range<usize>,
+                native: &mut [Step],
+            ) {
                 let (steps, stride, count) = (lanes.steps(), lanes.stride(), columns.len());
                 assert!(stride >= steps && native.len() >= (count - 1) * stride + steps);
                 assert!(columns.end <= lanes.cols);
@@ -138,7 +154,9 @@ macro_rules! transposing {
                             unsafe { load(rows, |i| (starts[31 - i] + offset, starts[15 - i] + offset)) }
                         } else {
                             let mut pieces = [0; 16 * LANES];
-                            for (piece, start) in pieces.as_chunks_mut::<16>().0.iter_mut().zip(&starts[..active]) {
+                            for (piece, start) in
+                                pieces.as_chunks_mut::<16>().0.iter_mut().zip(&starts[..active])
+                            {
                                 piece[..width].copy_from_slice(&rows[start + offset..][..width]);
                             }
                             // SAFETY: 32 pieces of 16 bytes.

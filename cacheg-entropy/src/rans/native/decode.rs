@@ -2,7 +2,7 @@
 
 use cacheg_core::{Error, Result, Segment};
 
-use super::{BLOCK, DecodeRun, Kernel, Native, STREAMS, Scratch, State, Step, Work, words_per_step};
+use super::{BLOCK, DecodeRun, Kernel, Native, STREAMS, Scratch, State, Work, words_per_step};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, LANES, Words, short};
 use crate::rans::{BoundRans, Columns};
@@ -31,10 +31,8 @@ pub(in crate::rans) struct DecodeStream<'j> {
 }
 
 impl<'j> DecodeStream<'j> {
-    /// Reads the header. `symbols` are those of the segments, at least one.
-    ///
-    /// # Errors
-    /// If the header is bad.
+    /// Reads the header. `symbols` are those of the segments, at least one. `None`, and the error in `result`, if
+    /// the header is bad.
     pub(in crate::rans) fn open(
         bound: &'j BoundRans,
         segments: &'j [Segment],
@@ -122,7 +120,7 @@ impl<'j> DecodeStream<'j> {
         if self.columns.split {
             self.outside |= native.top(self.lanes, self.col - self.first) >= self.size;
         }
-        kernel.to_rows(native.steps(), self.lanes, self.first..self.col, self.symbols);
+        kernel.scatter_rows(native.steps(), self.lanes, self.first..self.col, self.symbols);
         self.first = self.col;
     }
 
@@ -148,7 +146,11 @@ impl<'j> DecodeStream<'j> {
             steps: 1,
             stride: 1,
         };
-        if split { kernel.decode_part::<true>(run, active) } else { kernel.decode_part::<false>(run, active) }
+        if split {
+            kernel.decode_part::<true>(run, active);
+        } else {
+            kernel.decode_part::<false>(run, active);
+        }
         let used = all - words.len();
         self.words = self.words.get(used..).ok_or_else(short)?;
         self.step += 1;
@@ -205,9 +207,10 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
         }
         let Some(mut work) = work else { return };
         let same = |stream: &&mut DecodeStream<'_>| stream.columns.split == work.split;
-        let mut runs = slots.iter_mut().zip(&mut scratch.native).filter_map(|(slot, native)| {
-            Some(slot.as_mut().filter(same)?.run(native, work))
-        });
+        let mut runs = slots
+            .iter_mut()
+            .zip(&mut scratch.native)
+            .filter_map(|(slot, native)| Some(slot.as_mut().filter(same)?.run(native, work)));
         let runs = (runs.next(), runs.next(), runs.next(), runs.next());
         work.columns =
             if work.split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) };

@@ -2,9 +2,9 @@
 
 use cacheg_core::{Result, Segment};
 
-use super::{BLOCK, EncodeRun, Kernel, Native, STREAMS, Scratch, State, Step, Work, words_per_step};
+use super::{BLOCK, EncodeRun, Kernel, Native, STREAMS, Scratch, State, Work, words_per_step};
 use crate::rans::lanes::Lanes;
-use crate::rans::stream::{self, HEADER, LANES};
+use crate::rans::stream::{self, HEADER};
 use crate::rans::{BoundRans, Columns};
 use crate::segments::outside;
 
@@ -126,7 +126,7 @@ impl<'j> EncodeStream<'j> {
     fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<()> {
         let end = self.cols;
         self.first = (end - 1) / BLOCK * BLOCK;
-        kernel.from_rows(self.symbols, self.lanes, self.first..end, native.steps());
+        kernel.gather_rows(self.symbols, self.lanes, self.first..end, native.steps());
         if native.top(self.lanes, end - self.first) >= self.size { Err(outside()) } else { Ok(()) }
     }
 
