@@ -132,7 +132,7 @@ fn observe_plane(
                 )?;
             } else {
                 let scratch: &mut FrontScratch = &mut scratch.front;
-                front.reserve(rows, scratch);
+                front.reserve_rows(plane, rows, scratch);
                 front.observe_values(view, &cx, token, scratch, &mut |part, values| {
                     accumulator.observe(&cx, part, Seen::Values(values))
                 })?;

@@ -14,10 +14,10 @@ use crate::json;
 use crate::plan::Wanted;
 use crate::profile::short;
 use crate::spec::StageSpec;
-use crate::tile::{Layout, TileBytes};
+use crate::tile::{Layout, Tile, TileBytes};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, ResultExt,
+    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result,
     Source,
 };
 
@@ -155,20 +155,25 @@ impl Encoder {
         };
         let layout = plan.layout(range.len());
         layout.check(plan.planes(), &Limits::default())?;
-        let encode = |index: usize| {
-            let tile = layout.tile(index);
+        let batch = fair(plan.batch(), layout.tiles());
+        let encode = |first: usize| {
+            let tiles: Vec<Tile> =
+                (first..layout.tiles().min(first + batch)).map(|index| layout.tile(index)).collect();
             plan.with_scratch(&layout, |scratch| {
-                let len = plan.encode_tile(view, range.start, &tile, scratch)?;
-                let mut bytes = Vec::with_capacity(len + padding(len));
-                bytes.extend(&scratch.out[..len]);
-                bytes.resize(len + padding(len), 0);
-                let values: usize =
-                    plan.planes()[tile.planes.clone()].iter().map(|p| p.channels() * tile.rows).sum();
-                progress(values as u64);
-                Ok((len as u32, bytes))
+                let mut coded = Vec::with_capacity(tiles.len());
+                plan.encode_tiles(view, range.start, &tiles, scratch, |tile, from| {
+                    let mut bytes = Vec::with_capacity(from.len() + padding(from.len()));
+                    bytes.extend(from);
+                    bytes.resize(bytes.len() + padding(from.len()), 0);
+                    coded.push((from.len() as u32, bytes));
+                    progress(values(plan, tile));
+                })?;
+                Ok(coded)
             })
         };
-        let tiles = (0..layout.tiles()).into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let batches: Vec<usize> = (0..layout.tiles()).step_by(batch).collect();
+        let tiles = batches.into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let tiles = tiles.into_iter().flatten().collect();
         assemble(plan, view, &range, &layout, tiles)
     }
 }
@@ -481,19 +486,28 @@ impl<'a> Chunk<'a> {
     ) -> Result<()> {
         assert!(out.planes_mut().len() == plan.planes().len(), "the output is of another geometry");
         assert!(row + self.layout.tokens <= out.tokens(), "the chunk is outside the output");
-        let groups = out.planes_mut().par_chunks_mut(self.layout.planes);
-        groups.enumerate().try_for_each(|(group, planes)| {
-            for index in self.layout.tiles_of_group(group) {
-                let tile = self.layout.tile(index);
-                let bytes = self.tile_bytes(index)?;
-                plan.with_scratch(&self.layout, |scratch| {
-                    plan.decode_tile(bytes, &tile, self.position(), planes, row, scratch)
-                })
-                .at(|| format!("tile {index}"))?;
-                let values: usize = planes.iter().map(|p| p.plane().channels() * tile.rows).sum();
-                progress(values as u64);
-            }
-            Ok(())
+        // Threads own whole planes: enough of them that their tiles make up whole batches.
+        let batch = plan.batch();
+        let (groups, tiles) = (self.layout.groups(), self.layout.tiles_of_groups(0..1).len().max(1));
+        let several = (1..=batch).find(|groups| groups * tiles % batch == 0).unwrap_or(1);
+        let several = fair(several, groups);
+        let planes = out.planes_mut().par_chunks_mut(self.layout.planes * several);
+        planes.enumerate().try_for_each(|(index, planes)| {
+            let first = index * several;
+            let mut indices = self.layout.tiles_of_groups(first..groups.min(first + several));
+            let first_plane = first * self.layout.planes;
+            plan.with_scratch(&self.layout, |scratch| {
+                let mut tiles = Vec::with_capacity(batch);
+                while !indices.is_empty() {
+                    tiles.clear();
+                    for index in indices.by_ref().take(batch) {
+                        tiles.push((self.layout.tile(index), self.tile_bytes(index)?));
+                    }
+                    plan.decode_tiles(&tiles, self.position(), planes, first_plane, row, scratch)?;
+                    progress(tiles.iter().map(|(tile, _)| values(plan, tile)).sum());
+                }
+                Ok(())
+            })
         })
     }
 
@@ -536,6 +550,16 @@ impl std::fmt::Display for Chunk<'_> {
         write!(f, "tokens {}..{}", tokens.start, tokens.end)?;
         self.profile().map_or(Ok(()), |hash| write!(f, ", profile {}", short(hash)))
     }
+}
+
+/// As many things at a time as are wanted, or fewer, so that no thread goes without.
+fn fair(wanted: usize, things: usize) -> usize {
+    wanted.min(things.div_ceil(rayon::current_num_threads())).max(1)
+}
+
+/// Number of a tile's values.
+fn values(plan: &Plan, tile: &Tile) -> u64 {
+    plan.planes()[tile.planes.clone()].iter().map(|plane| (plane.channels() * tile.rows) as u64).sum()
 }
 
 pub(crate) fn check_version(what: &str, major: u8, minor: u8) -> Result<()> {

@@ -5,6 +5,12 @@
 //! pipeline made are rounded to nearest, ties to even; finite values beyond the range saturate, so that a
 //! reconstruction never turns into an infinity that was not there.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::ops::Range;
+
+use multiversion::multiversion;
 use serde::{Deserialize, Serialize};
 
 /// Element type of a KV tensor.
@@ -58,34 +64,7 @@ impl Dtype {
     /// # Panics
     /// If the lengths do not match.
     pub fn widen(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(bytes.len(), out.len() * self.size(), "widen: lengths differ");
-        match self {
-            Self::F16 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = f32::from_bits(f16_to_f32(u16::from_le_bytes(*b)));
-                }
-            }
-            Self::Bf16 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-                }
-            }
-            Self::F32 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *o = f32::from_bits(u32::from_le_bytes(*b));
-                }
-            }
-            Self::F8E4m3 => {
-                for (o, b) in out.iter_mut().zip(bytes) {
-                    *o = f32::from_bits(E4M3[usize::from(*b)]);
-                }
-            }
-            Self::F8E5m2 => {
-                for (o, b) in out.iter_mut().zip(bytes) {
-                    *o = f32::from_bits(f16_to_f32(u16::from(*b) << 8));
-                }
-            }
-        }
+        self.widen_runs(bytes, out, Runs::one(out.len()));
     }
 
     /// Narrows to little-endian elements; `bytes` holds exactly `values.len()` of them.
@@ -93,34 +72,144 @@ impl Dtype {
     /// # Panics
     /// If the lengths do not match.
     pub fn narrow(self, values: &[f32], bytes: &mut [u8]) {
-        assert_eq!(bytes.len(), values.len() * self.size(), "narrow: lengths differ");
-        match self {
-            Self::F16 => {
-                for (v, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
-                    *b = (f32_to_ieee::<5, 10>(v.to_bits()) as u16).to_le_bytes();
-                }
-            }
-            Self::Bf16 => {
-                for (v, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
-                    *b = f32_to_bf16(v.to_bits()).to_le_bytes();
-                }
-            }
-            Self::F32 => {
-                for (v, b) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
-                    *b = v.to_bits().to_le_bytes();
-                }
-            }
-            Self::F8E4m3 => {
-                for (v, b) in values.iter().zip(bytes) {
-                    *b = f32_to_e4m3(v.to_bits());
-                }
-            }
-            Self::F8E5m2 => {
-                for (v, b) in values.iter().zip(bytes) {
-                    *b = f32_to_ieee::<5, 2>(v.to_bits()) as u8;
-                }
-            }
+        self.narrow_runs(values, bytes, Runs::one(values.len()));
+    }
+
+    /// Widens runs of elements that lie one behind the other in `bytes`.
+    ///
+    /// # Panics
+    /// If the lengths do not match.
+    pub(crate) fn widen_runs(self, bytes: &[u8], out: &mut [f32], runs: Runs) {
+        assert!(bytes.len() == runs.count * runs.len * self.size(), "widen: lengths differ");
+        assert!(runs.fit(out.len()), "widen: lengths differ");
+        let portable = match self {
+            Self::F16 => widen_f16,
+            Self::Bf16 => widen_bf16,
+            Self::F32 => widen_f32,
+            Self::F8E4m3 => widen_e4m3,
+            Self::F8E5m2 => widen_e5m2,
+        };
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::F16 && x86::widen(bytes, out, runs, portable) {
+            return;
         }
+        for run in 0..runs.count {
+            portable(&bytes[runs.bytes(run, self.size())], &mut out[runs.values(run)]);
+        }
+    }
+
+    /// Narrows runs of values to elements that lie one behind the other in `bytes`.
+    ///
+    /// # Panics
+    /// If the lengths do not match.
+    pub(crate) fn narrow_runs(self, values: &[f32], bytes: &mut [u8], runs: Runs) {
+        assert!(bytes.len() == runs.count * runs.len * self.size(), "narrow: lengths differ");
+        assert!(runs.fit(values.len()), "narrow: lengths differ");
+        let portable = match self {
+            Self::F16 => narrow_f16,
+            Self::Bf16 => narrow_bf16,
+            Self::F32 => narrow_f32,
+            Self::F8E4m3 => narrow_e4m3,
+            Self::F8E5m2 => narrow_e5m2,
+        };
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::F16 && x86::narrow(values, bytes, runs, portable) {
+            return;
+        }
+        for run in 0..runs.count {
+            portable(&values[runs.values(run)], &mut bytes[runs.bytes(run, self.size())]);
+        }
+    }
+}
+
+/// Runs of values: in elements one behind the other, in `f32` at a distance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Runs {
+    /// How many.
+    pub(crate) count: usize,
+    /// Values of each.
+    pub(crate) len: usize,
+    /// From the first value of one to the first of the next.
+    pub(crate) stride: usize,
+}
+
+impl Runs {
+    fn one(len: usize) -> Self {
+        Self { count: 1, len, stride: len }
+    }
+
+    fn fit(self, values: usize) -> bool {
+        self.count == 0 || (self.count - 1) * self.stride + self.len <= values
+    }
+
+    fn values(self, run: usize) -> Range<usize> {
+        run * self.stride..run * self.stride + self.len
+    }
+
+    fn bytes(self, run: usize, size: usize) -> Range<usize> {
+        run * self.len * size..(run + 1) * self.len * size
+    }
+}
+
+fn widen_f16(bytes: &[u8], out: &mut [f32]) {
+    for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *o = f32::from_bits(f16_to_f32(u16::from_le_bytes(*b)));
+    }
+}
+
+fn narrow_f16(values: &[f32], bytes: &mut [u8]) {
+    for (v, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+        *b = (f32_to_ieee::<5, 10>(v.to_bits()) as u16).to_le_bytes();
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn widen_bf16(bytes: &[u8], out: &mut [f32]) {
+    for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn narrow_bf16(values: &[f32], bytes: &mut [u8]) {
+    for (v, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+        *b = f32_to_bf16(v.to_bits()).to_le_bytes();
+    }
+}
+
+fn widen_f32(bytes: &[u8], out: &mut [f32]) {
+    for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *o = f32::from_bits(u32::from_le_bytes(*b));
+    }
+}
+
+fn narrow_f32(values: &[f32], bytes: &mut [u8]) {
+    for (v, b) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
+        *b = v.to_bits().to_le_bytes();
+    }
+}
+
+fn widen_e4m3(bytes: &[u8], out: &mut [f32]) {
+    for (o, b) in out.iter_mut().zip(bytes) {
+        *o = f32::from_bits(E4M3[usize::from(*b)]);
+    }
+}
+
+fn narrow_e4m3(values: &[f32], bytes: &mut [u8]) {
+    for (v, b) in values.iter().zip(bytes) {
+        *b = f32_to_e4m3(v.to_bits());
+    }
+}
+
+fn widen_e5m2(bytes: &[u8], out: &mut [f32]) {
+    for (o, b) in out.iter_mut().zip(bytes) {
+        *o = f32::from_bits(f16_to_f32(u16::from(*b) << 8));
+    }
+}
+
+fn narrow_e5m2(values: &[f32], bytes: &mut [u8]) {
+    for (v, b) in values.iter().zip(bytes) {
+        *b = f32_to_ieee::<5, 2>(v.to_bits()) as u8;
     }
 }
 
@@ -250,6 +339,55 @@ mod tests {
             };
             for code in codes {
                 assert_eq!(round_trip(dtype, code).1, code, "{dtype} {code:#x}");
+            }
+        }
+    }
+
+    /// Runs of all lengths and strides, with odd values anywhere, against the portable code.
+    #[test]
+    fn runs_agree_with_single_values() {
+        let mut state = 7u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state
+        };
+        let odd = [f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY, -65_520.0, 65_519.9, 1e30, 3e-8, -0.0];
+        for dtype in Dtype::ALL {
+            for len in (0..70).chain([128, 200]) {
+                let runs = Runs { count: 3, len, stride: len + len % 3 };
+                let mut values: Vec<f32> = (0..3 * runs.stride)
+                    .map(|_| (random() as i32 as f32) * 2f32.powi(-20 - (random() % 30) as i32))
+                    .collect();
+                for _ in 0..random() % 3 {
+                    if let Some(value) = values.get_mut(random() as usize % (3 * len).max(1)) {
+                        *value = odd[random() as usize % odd.len()];
+                    }
+                }
+                let mut bytes = vec![0; 3 * len * dtype.size()];
+                dtype.narrow_runs(&values, &mut bytes, runs);
+                let mut back = vec![f32::NAN; values.len()];
+                dtype.widen_runs(&bytes, &mut back, runs);
+                let portable = |value: f32| -> u32 {
+                    match dtype {
+                        Dtype::F16 => f32_to_ieee::<5, 10>(value.to_bits()),
+                        Dtype::Bf16 => u32::from(f32_to_bf16(value.to_bits())),
+                        Dtype::F32 => value.to_bits(),
+                        Dtype::F8E4m3 => u32::from(f32_to_e4m3(value.to_bits())),
+                        Dtype::F8E5m2 => f32_to_ieee::<5, 2>(value.to_bits()),
+                    }
+                };
+                for run in 0..3 {
+                    let codes = bytes[runs.bytes(run, dtype.size())].chunks(dtype.size());
+                    for ((value, code), wide) in
+                        values[runs.values(run)].iter().zip(codes).zip(&back[runs.values(run)])
+                    {
+                        let mut four = [0; 4];
+                        four[..code.len()].copy_from_slice(code);
+                        assert_eq!(u32::from_le_bytes(four), portable(*value), "{dtype} {value:e}");
+                        let again = portable(*wide);
+                        assert_eq!(again, portable(*value), "{dtype} {value:e}");
+                    }
+                }
             }
         }
     }

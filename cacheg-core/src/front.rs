@@ -1,5 +1,7 @@
 //! The lossy half of a plan: from rows of a plane to symbols and side information, and back.
 
+use std::ops::Range;
+
 use ndarray::ArrayView2;
 
 use crate::kv::{describe, first_non_finite, matrix, matrix_mut};
@@ -7,6 +9,9 @@ use crate::{
     Alphabet, BindCx, BoundQuantizer, BoundTransform, Error, Escapes, Geometry, KvView, Part, PartCx, Plane,
     Result, Role, Source, StageData, TileCx,
 };
+
+/// Values of a piece: 32 KiB of `f32`.
+const PIECE_VALUES: usize = 1 << 13;
 
 /// Most parts of one plane.
 pub(crate) const MAX_PARTS: usize = 4;
@@ -19,6 +24,8 @@ pub(crate) struct Front {
     transforms: Vec<Box<dyn BoundTransform>>,
     quantizer: Option<Box<dyn BoundQuantizer>>,
     row_multiple: usize,
+    /// Whether tiles are done in pieces.
+    pieces: bool,
 }
 
 /// Working memory for one plane of one tile.
@@ -27,12 +34,14 @@ pub(crate) struct FrontScratch {
     x: Vec<f32>,
     y: Vec<f32>,
     parts: [Vec<f32>; MAX_PARTS],
+    /// Symbol planes of a piece, one after the other; in the tile each is with those of other pieces.
+    symbols: Vec<u8>,
 }
 
 impl Front {
     pub(crate) fn new(geometry: &Geometry) -> Self {
         let planes = geometry.planes();
-        Self { planes, parts: Vec::new(), transforms: Vec::new(), quantizer: None, row_multiple: 1 }
+        Self { planes, parts: Vec::new(), transforms: Vec::new(), quantizer: None, row_multiple: 1, pieces: false }
     }
 
     pub(crate) fn planes(&self) -> &[Plane] {
@@ -92,6 +101,16 @@ impl Front {
             }
         }
         self.align(quantizer.row_multiple())?;
+        // Escapes are listed in the order of the tile's symbols: only one symbol plane may have any, of a part that
+        // has no other.
+        let escapes = |part: &Part| part.alphabets.iter().any(|alphabet| alphabet.escape);
+        let in_order = |parts: &Vec<Part>| {
+            let mut escaping = parts.iter().filter(|part| escapes(part));
+            escaping.next().is_none_or(|part| part.alphabets.len() == 1) && escaping.next().is_none()
+        };
+        self.pieces = quantizer.independent_rows()
+            && self.transforms.iter().all(|transform| transform.independent_rows())
+            && self.parts.iter().all(in_order);
         self.quantizer = Some(quantizer);
         Ok(())
     }
@@ -137,18 +156,36 @@ impl Front {
         })
     }
 
+    /// Tokens of a piece: what is taken through all stages at a time, of a tile of that many rows.
+    pub(crate) fn piece(&self, plane: &Plane, rows: usize) -> usize {
+        if self.pieces {
+            (PIECE_VALUES / plane.channels()).next_multiple_of(self.row_multiple).clamp(1, rows.max(1))
+        } else {
+            rows
+        }
+    }
+
     /// Makes room for tiles of that many rows.
     pub(crate) fn reserve(&self, rows: usize, scratch: &mut FrontScratch) {
+        for plane in &self.planes {
+            self.reserve_rows(plane, self.piece(plane, rows), scratch);
+        }
+    }
+
+    /// Makes room for that many rows of a plane at a time.
+    pub(crate) fn reserve_rows(&self, plane: &Plane, rows: usize, scratch: &mut FrontScratch) {
         let grow = |buffer: &mut Vec<f32>, len: usize| {
             if buffer.len() < len {
                 buffer.resize(len, 0.0);
             }
         };
-        for plane in &self.planes {
-            grow(&mut scratch.x, rows * plane.channels());
-            grow(&mut scratch.y, rows * plane.channels());
-            for (cx, _) in self.part_cxs(&TileCx::new(plane, 0, rows, 0)) {
-                grow(&mut scratch.parts[cx.index], cx.rows * cx.cols);
+        grow(&mut scratch.x, rows * plane.channels());
+        grow(&mut scratch.y, rows * plane.channels());
+        for (cx, alphabets) in self.part_cxs(&TileCx::new(plane, 0, rows, 0)) {
+            grow(&mut scratch.parts[cx.index], cx.rows * cx.cols);
+            let symbols = cx.rows * cx.cols * alphabets.len();
+            if self.pieces && alphabets.len() > 1 && scratch.symbols.len() < symbols {
+                scratch.symbols.resize(symbols, 0);
             }
         }
     }
@@ -233,69 +270,182 @@ impl Front {
         scratch: &mut FrontScratch,
         out: &mut Quantized<'_>,
     ) -> Result<()> {
+        for piece in self.pieces_of(tile) {
+            self.quantize_piece(view, tile, &piece, token, scratch, out)?;
+        }
+        let (symbols, side) = self.lengths(tile)?;
+        out.symbols_done += symbols;
+        out.side_done += side;
+        Ok(())
+    }
+
+    fn quantize_piece(
+        &self,
+        view: &KvView<'_>,
+        tile: &TileCx<'_>,
+        piece: &TileCx<'_>,
+        token: usize,
+        scratch: &mut FrontScratch,
+        out: &mut Quantized<'_>,
+    ) -> Result<()> {
         let quantizer = self.quantizer()?;
-        self.load(view, tile, token, self.transforms.len().saturating_sub(1), scratch)?;
+        let before = piece.first - tile.first;
+        self.load(view, piece, token + before, self.transforms.len().saturating_sub(1), scratch)?;
         let count = self.parts[tile.plane.index].len();
-        for (cx, alphabets) in self.part_cxs(tile) {
-            self.forward_part(tile, &cx, scratch)?;
+        let mut place = Place { symbols: out.symbols_done, side: out.side_done };
+        for ((whole, alphabets), (cx, _)) in self.part_cxs(tile).zip(self.part_cxs(piece)) {
+            self.forward_part(piece, &cx, scratch)?;
             let values = cx.rows * cx.cols;
             if quantizer.exact() && !self.exact() {
                 check_range(tile.plane, &scratch.parts[cx.index][..values])?;
             }
-            let base = out.symbols_done;
-            let symbols = &mut out.symbols[base..base + values * alphabets.len()];
-            out.symbols_done += symbols.len();
-            let side = &mut out.side[out.side_done..][..quantizer.side_len(tile.plane, &cx)];
-            out.side_done += side.len();
+            let own = place.take(self, quantizer, tile.plane, &whole, &cx, before, alphabets.len());
+            let side = &mut out.side[own.side];
+            let apart = own.first.len() != own.all;
+            let symbols = if apart { &mut scratch.symbols[..own.all] } else { &mut out.symbols[own.first.clone()] };
+            let escapes_from = out.escapes.items().len();
             let part = matrix(&scratch.parts[cx.index][..values], cx.rows, cx.cols);
-            quantizer.quantize(tile, &cx, part, symbols, side, &mut out.escapes.writer(base as u32))?;
+            let base = own.first.start as u32;
+            quantizer.quantize(piece, &cx, part, symbols, side, &mut out.escapes.writer(base))?;
             if cx.index + 1 < count {
-                let mut reader = out.escapes.reader(base as u32, symbols.len() as u32);
+                let mut reader = out.escapes.reader_from(escapes_from, base);
                 let seen = matrix_mut(&mut scratch.parts[cx.index][..values], cx.rows, cx.cols);
-                quantizer.dequantize(tile, &cx, symbols, side, &mut reader, seen)?;
+                quantizer.dequantize(piece, &cx, symbols, side, &mut reader, seen)?;
+            }
+            if apart {
+                for (plane, from) in scratch.symbols[..own.all].chunks_exact(values.max(1)).enumerate() {
+                    let at = own.first.start + plane * whole.rows * whole.cols;
+                    out.symbols[at..at + values].copy_from_slice(from);
+                }
             }
         }
         Ok(())
     }
 
-    /// One plane of one tile from symbols; returns the rows, `[tokens, channels]`.
-    pub(crate) fn dequantize<'s>(
+    /// One plane of one tile from symbols, piece by piece: `give` gets each piece's first row and its rows,
+    /// `[tokens, channels]`.
+    pub(crate) fn dequantize(
         &self,
         tile: &TileCx<'_>,
-        scratch: &'s mut FrontScratch,
+        scratch: &mut FrontScratch,
         from: &mut Coded<'_>,
+        give: &mut dyn FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        for piece in self.pieces_of(tile) {
+            let values = self.dequantize_piece(tile, &piece, scratch, from)?;
+            give(piece.first, piece.rows, values);
+        }
+        let (symbols, side) = self.lengths(tile)?;
+        from.symbols_done += symbols;
+        from.side_done += side;
+        Ok(())
+    }
+
+    fn dequantize_piece<'s>(
+        &self,
+        tile: &TileCx<'_>,
+        piece: &TileCx<'_>,
+        scratch: &'s mut FrontScratch,
+        from: &Coded<'_>,
     ) -> Result<&'s [f32]> {
         let quantizer = self.quantizer()?;
-        let (rows, cols) = (tile.rows, tile.plane.channels());
+        let (rows, cols) = (piece.rows, piece.plane.channels());
         let len = rows * cols;
-        let count = self.parts[tile.plane.index].len();
-        for (cx, alphabets) in self.part_cxs(tile) {
+        let before = piece.first - tile.first;
+        let mut place = Place { symbols: from.symbols_done, side: from.side_done };
+        for ((whole, alphabets), (cx, _)) in self.part_cxs(tile).zip(self.part_cxs(piece)) {
             let values = cx.rows * cx.cols;
-            let base = from.symbols_done;
-            let symbols = &from.symbols[base..base + values * alphabets.len()];
-            from.symbols_done += symbols.len();
-            let side = &from.side[from.side_done..][..quantizer.side_len(tile.plane, &cx)];
-            from.side_done += side.len();
-            let mut reader = from.escapes.reader(base as u32, symbols.len() as u32);
+            let own = place.take(self, quantizer, tile.plane, &whole, &cx, before, alphabets.len());
+            let mut reader = from.escapes.reader(own.first.start as u32, own.first.len() as u32);
+            let symbols = if own.first.len() == own.all {
+                &from.symbols[own.first]
+            } else {
+                for (plane, to) in scratch.symbols[..own.all].chunks_exact_mut(values.max(1)).enumerate() {
+                    let at = own.first.start + plane * whole.rows * whole.cols;
+                    to.copy_from_slice(&from.symbols[at..at + values]);
+                }
+                &scratch.symbols[..own.all]
+            };
             let out = matrix_mut(&mut scratch.parts[cx.index][..values], cx.rows, cx.cols);
-            quantizer.dequantize(tile, &cx, symbols, side, &mut reader, out)?;
+            quantizer.dequantize(piece, &cx, symbols, &from.side[own.side], &mut reader, out)?;
             reader.finish()?;
         }
         let Some((last, others)) = self.transforms.split_last() else {
             return Ok(&scratch.parts[0][..len]);
         };
+        let count = self.parts[tile.plane.index].len();
         let mut views = [EMPTY; MAX_PARTS];
-        for (view, (cx, _)) in views.iter_mut().zip(self.part_cxs(tile)) {
+        for (view, (cx, _)) in views.iter_mut().zip(self.part_cxs(piece)) {
             *view = Some(matrix(&scratch.parts[cx.index][..cx.rows * cx.cols], cx.rows, cx.cols));
         }
-        last.inverse(tile, &unwrapped(views)[..count], matrix_mut(&mut scratch.x[..len], rows, cols))?;
+        last.inverse(piece, &unwrapped(views)[..count], matrix_mut(&mut scratch.x[..len], rows, cols))?;
         for transform in others.iter().rev() {
             let (x, y) =
                 (matrix(&scratch.x[..len], rows, cols), matrix_mut(&mut scratch.y[..len], rows, cols));
-            transform.inverse(tile, &[x], y)?;
+            transform.inverse(piece, &[x], y)?;
             std::mem::swap(&mut scratch.x, &mut scratch.y);
         }
         Ok(&scratch.x[..len])
+    }
+
+    /// A tile's pieces; the tile itself if it cannot be cut.
+    fn pieces_of<'t>(&self, tile: &TileCx<'t>) -> impl Iterator<Item = TileCx<'t>> + use<'t> {
+        let TileCx { plane, first, rows, position } = *tile;
+        let step = self.piece(plane, rows).max(1);
+        (0..rows).step_by(step).map(move |row| {
+            TileCx::new(plane, first + row, step.min(rows - row), position.wrapping_add(row as u64))
+        })
+    }
+
+    /// Symbols and bytes of side information of one plane of a tile.
+    fn lengths(&self, tile: &TileCx<'_>) -> Result<(usize, usize)> {
+        let quantizer = self.quantizer()?;
+        let add = |(symbols, side): (usize, usize), (cx, alphabets): (PartCx, &[Alphabet])| {
+            (symbols + cx.rows * cx.cols * alphabets.len(), side + quantizer.side_len(tile.plane, &cx))
+        };
+        Ok(self.part_cxs(tile).fold((0, 0), add))
+    }
+}
+
+/// Where the next part of a tile begins.
+struct Place {
+    symbols: usize,
+    side: usize,
+}
+
+/// Where a piece's part is in its tile.
+struct Own {
+    /// Its symbols; if there are several symbol planes, and other pieces, those of the first.
+    first: Range<usize>,
+    /// Number of its symbols.
+    all: usize,
+    side: Range<usize>,
+}
+
+impl Place {
+    /// Goes on to the next part.
+    #[expect(clippy::too_many_arguments, reason = "all of it says where a part is; nothing else asks")]
+    fn take(
+        &mut self,
+        front: &Front,
+        quantizer: &dyn BoundQuantizer,
+        plane: &Plane,
+        whole: &PartCx,
+        piece: &PartCx,
+        before: usize,
+        alphabets: usize,
+    ) -> Own {
+        let rows = |tokens| front.transforms.last().map_or(tokens, |last| last.part_rows(piece.index, tokens));
+        let before = if before == 0 { 0 } else { rows(before) };
+        let side_len = |rows| quantizer.side_len(plane, &PartCx { rows, ..*piece });
+        let (own_side, side_before) = (side_len(piece.rows), if before == 0 { 0 } else { side_len(before) });
+        let all = piece.rows * piece.cols * alphabets;
+        let first = self.symbols + before * piece.cols;
+        let len = if piece.rows == whole.rows { all } else { piece.rows * piece.cols };
+        let own = Own { first: first..first + len, all, side: self.side + side_before..self.side + side_before + own_side };
+        self.symbols += whole.rows * whole.cols * alphabets;
+        self.side += side_len(whole.rows);
+        own
     }
 }
 

@@ -1,7 +1,10 @@
 //! KV caches in memory: borrowed planes over any layout in which a plane's bytes are one run.
 
+use std::ops::Range;
+
 use ndarray::{ArrayView2, ArrayViewMut2};
 
+use crate::dtype::Runs;
 use crate::{Dtype, Error, Geometry, Plane, Result};
 
 /// Where a plane's elements are inside its bytes; the head's channels are always neighbours.
@@ -15,13 +18,25 @@ pub enum Order {
 }
 
 impl Order {
-    /// Element offset of the head's row of one token.
-    fn offset(self, plane: &Plane, tokens: usize, head: usize, token: usize) -> usize {
+    /// Rows `first .. first + rows` of a plane of `tokens` tokens as runs of neighbours: where they begin in the
+    /// rows' values, their bytes in the plane.
+    fn runs(
+        self,
+        plane: &Plane,
+        tokens: usize,
+        first: usize,
+        rows: usize,
+    ) -> impl Iterator<Item = (usize, Range<usize>, Runs)> {
         let (heads, dim) = (plane.shape.heads as usize, plane.shape.head_dim as usize);
-        match self {
-            Self::HeadMajor => (head * tokens + token) * dim,
-            Self::TokenMajor => (token * heads + head) * dim,
-        }
+        let (size, stride) = (plane.shape.dtype.size(), heads * dim);
+        let (blocks, begin, runs) = match self {
+            Self::HeadMajor => (heads, dim, Runs { count: rows, len: dim, stride }),
+            Self::TokenMajor => (1, stride, Runs { count: 1, len: rows * stride, stride: rows * stride }),
+        };
+        (0..blocks).map(move |block| {
+            let from = (block * tokens + first) * begin * size;
+            (block * dim, from..from + runs.count * runs.len * size, runs)
+        })
     }
 }
 
@@ -95,13 +110,8 @@ impl<'a> KvView<'a> {
         let p = &self.planes[plane];
         let channels = p.channels();
         assert!(first + rows <= self.tokens && out.len() == rows * channels, "load: outside the plane");
-        let (dim, size) = (p.shape.head_dim as usize, p.shape.dtype.size());
-        for head in 0..p.shape.heads as usize {
-            for row in 0..rows {
-                let from = self.order.offset(p, self.tokens, head, first + row) * size;
-                let to = row * channels + head * dim;
-                p.shape.dtype.widen(&self.bytes[plane][from..from + dim * size], &mut out[to..to + dim]);
-            }
+        for (at, bytes, runs) in self.order.runs(p, self.tokens, first, rows) {
+            p.shape.dtype.widen_runs(&self.bytes[plane][bytes], &mut out[at..], runs);
         }
     }
 }
@@ -159,14 +169,8 @@ impl PlaneViewMut<'_> {
     pub fn store(&mut self, first: usize, rows: usize, values: &[f32]) {
         let channels = self.plane.channels();
         assert!(first + rows <= self.tokens && values.len() == rows * channels, "store: outside the plane");
-        let shape = self.plane.shape;
-        let (dim, size) = (shape.head_dim as usize, shape.dtype.size());
-        for head in 0..shape.heads as usize {
-            for row in 0..rows {
-                let to = self.order.offset(&self.plane, self.tokens, head, first + row) * size;
-                let from = row * channels + head * dim;
-                shape.dtype.narrow(&values[from..from + dim], &mut self.bytes[to..to + dim * size]);
-            }
+        for (at, bytes, runs) in self.order.runs(&self.plane, self.tokens, first, rows) {
+            self.plane.shape.dtype.narrow_runs(&values[at..], &mut self.bytes[bytes], runs);
         }
     }
 }

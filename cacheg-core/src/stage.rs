@@ -193,6 +193,13 @@ pub trait BoundTransform: Send + Sync {
         1
     }
 
+    /// Whether a tile may be done in pieces, cut at multiples of [`row_multiple`](Self::row_multiple) tokens, with
+    /// the results of the whole tile, cut likewise (each part: `part_rows` adds up). Pieces stay in the fastest cache; this
+    /// is what makes a pipeline fast.
+    fn independent_rows(&self) -> bool {
+        false
+    }
+
     /// Gives every bit back, NaN included; other transforms are never given values that are not finite.
     fn exact(&self) -> bool {
         false
@@ -252,6 +259,13 @@ pub trait BoundQuantizer: Send + Sync {
     /// Tiles begin at multiples of this many tokens.
     fn row_multiple(&self) -> usize {
         1
+    }
+
+    /// Whether a tile may be done in pieces, cut at multiples of [`row_multiple`](Self::row_multiple) tokens, with
+    /// the results of the whole tile, cut likewise (symbols of each symbol plane, side information). Pieces stay in the fastest cache; this
+    /// is what makes a pipeline fast.
+    fn independent_rows(&self) -> bool {
+        false
     }
 
     /// Reproduces every bit, NaN included; other quantizers are never given values that are not finite.
@@ -326,6 +340,11 @@ impl Escapes {
         let to =
             self.items.partition_point(|(index, _)| u64::from(*index) < u64::from(base) + u64::from(len));
         EscapeReader { items: &self.items[from..to], base }
+    }
+
+    /// A reader of all from the item `from`, of the part whose first symbol is number `base` of the tile.
+    pub(crate) fn reader_from(&self, from: usize, base: u32) -> EscapeReader<'_> {
+        EscapeReader { items: &self.items[from..], base }
     }
 }
 

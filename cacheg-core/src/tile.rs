@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
-    CoderScratch, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
+    CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
     TileCx,
 };
 
@@ -34,6 +34,14 @@ pub(crate) struct Tile {
     /// First token, counted from the chunk's first.
     pub(crate) first: usize,
     pub(crate) rows: usize,
+}
+
+/// For messages.
+impl std::fmt::Display for Tile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { planes, first, rows } = self;
+        write!(f, "tile of planes {} to {}, tokens {first} to {}", planes.start, planes.end - 1, first + rows - 1)
+    }
 }
 
 impl Layout {
@@ -80,12 +88,17 @@ impl Layout {
 
     /// Number of tiles.
     pub fn tiles(&self) -> usize {
-        self.all_planes.div_ceil(self.planes) * self.blocks()
+        self.groups() * self.blocks()
     }
 
-    /// Tiles of one group of planes; they follow each other in the directory.
-    pub(crate) fn tiles_of_group(&self, group: usize) -> Range<usize> {
-        group * self.blocks()..(group + 1) * self.blocks()
+    /// Number of groups of planes that share tiles.
+    pub(crate) fn groups(&self) -> usize {
+        self.all_planes.div_ceil(self.planes)
+    }
+
+    /// Tiles of some groups of planes; they follow each other in the directory.
+    pub(crate) fn tiles_of_groups(&self, groups: Range<usize>) -> Range<usize> {
+        groups.start * self.blocks()..groups.end * self.blocks()
     }
 
     /// The tile at a place of the directory: all blocks of tokens of the first planes, then of the next.
@@ -100,26 +113,36 @@ impl Layout {
     }
 }
 
+/// Most tiles that one thread has in hand at a time: with more, their symbols would leave the L2 cache.
+const MAX_BATCH: usize = 4;
+
 /// Working memory of one thread.
 pub(crate) struct Scratch {
     front: FrontScratch,
+    coder: CoderScratch,
+    tiles: [TileScratch; MAX_BATCH],
+}
+
+/// Working memory for one tile of a batch.
+#[derive(Default)]
+struct TileScratch {
     segments: Vec<Segment>,
     symbols: Vec<u8>,
     escapes: Escapes,
-    coder: CoderScratch,
-    /// An encoded tile.
-    pub(crate) out: Vec<u8>,
+    /// The tile's bytes, when it is encoded.
+    out: Vec<u8>,
+    /// How many there are: of everything, and of what comes before the coder's stream.
+    len: usize,
+    before: usize,
+    sizes: Sizes,
 }
 
 impl Scratch {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
             front: FrontScratch::default(),
-            segments: Vec::new(),
-            symbols: Vec::new(),
-            escapes: Escapes::default(),
             coder: plan.coder.scratch(),
-            out: Vec::new(),
+            tiles: std::array::from_fn(|_| TileScratch::default()),
         }
     }
 
@@ -129,15 +152,18 @@ impl Scratch {
         plan.front.reserve(rows, &mut self.front);
         for group in plan.planes().chunks(layout.planes) {
             let tile = Tile { planes: group[0].index..group[group.len() - 1].index + 1, first: 0, rows };
-            let sizes = plan.tile_sizes(&tile, &mut self.segments);
-            if self.symbols.len() < sizes.symbols {
-                self.symbols.resize(sizes.symbols, 0);
+            for scratch in &mut self.tiles[..plan.batch()] {
+                let sizes = plan.tile_sizes(&tile, &mut scratch.segments);
+                if scratch.symbols.len() < sizes.symbols {
+                    scratch.symbols.resize(sizes.symbols, 0);
+                }
             }
         }
     }
 }
 
 /// What is known of a tile's bytes beforehand.
+#[derive(Debug, Clone, Copy, Default)]
 struct Sizes {
     symbols: usize,
     side: usize,
@@ -187,16 +213,56 @@ impl Plan {
         sizes
     }
 
-    /// Encodes a tile into `scratch.out` and returns its length. `first` is the chunk's first token in the
-    /// view. Does not allocate once `scratch` has grown.
-    pub(crate) fn encode_tile(
+    /// How many tiles are best done at a time.
+    pub(crate) fn batch(&self) -> usize {
+        self.coder.batch().clamp(1, MAX_BATCH)
+    }
+
+    /// Encodes tiles, at most [`batch`](Self::batch), and gives `take` the bytes of each. `first` is the chunk's
+    /// first token in the view. Does not allocate once `scratch` has grown.
+    pub(crate) fn encode_tiles(
+        &self,
+        view: &KvView<'_>,
+        first: usize,
+        tiles: &[Tile],
+        scratch: &mut Scratch,
+        mut take: impl FnMut(&Tile, &[u8]),
+    ) -> Result<()> {
+        let Scratch { front, coder, tiles: scratches } = scratch;
+        for (tile, scratch) in tiles.iter().zip(&mut *scratches) {
+            self.quantize_tile(view, first, tile, front, scratch)?;
+        }
+        let mut used = scratches[..tiles.len()].iter_mut();
+        let mut job = || {
+            used.next().map_or_else(
+                || EncodeJob::new(&[], &[], &mut []),
+                |s| EncodeJob::new(&s.segments, &s.symbols[..s.sizes.symbols], &mut s.out[s.before..]),
+            )
+        };
+        let mut jobs: [EncodeJob<'_>; MAX_BATCH] = std::array::from_fn(|_| job());
+        self.coder.encode_batch(&mut jobs[..tiles.len()], coder);
+        let mut lens = [0; MAX_BATCH];
+        for (len, job) in lens.iter_mut().zip(jobs) {
+            *len = job.result?;
+        }
+        for ((tile, scratch), len) in tiles.iter().zip(scratches).zip(lens) {
+            scratch.len = scratch.before + len;
+            take(tile, &scratch.out[..scratch.len]);
+        }
+        Ok(())
+    }
+
+    /// Everything of a tile but the coder's stream, for which it makes room.
+    fn quantize_tile(
         &self,
         view: &KvView<'_>,
         first: usize,
         tile: &Tile,
-        scratch: &mut Scratch,
-    ) -> Result<usize> {
-        let Sizes { symbols, side } = self.tile_sizes(tile, &mut scratch.segments);
+        front: &mut FrontScratch,
+        scratch: &mut TileScratch,
+    ) -> Result<()> {
+        scratch.sizes = self.tile_sizes(tile, &mut scratch.segments);
+        let Sizes { symbols, side } = scratch.sizes;
         // Escapes are coded after the symbols are known: their room is reserved then.
         let bound = self.coder.max_len(&scratch.segments);
         if scratch.out.len() < side + bound + 8 {
@@ -213,7 +279,7 @@ impl Plan {
         for plane in tile.planes.clone() {
             let cx = self.tile_cx(tile, plane, view.first_position() + first as u64);
             self.front
-                .quantize(view, &cx, first + tile.first, &mut scratch.front, &mut out)
+                .quantize(view, &cx, first + tile.first, front, &mut out)
                 .at(|| format!("tensor `{}`", cx.plane.name()))?;
         }
         let mut len = pad(&mut scratch.out, side);
@@ -226,10 +292,8 @@ impl Plan {
             scratch.out[len..len + 4].copy_from_slice(&(coded as u32).to_le_bytes());
             len = pad(&mut scratch.out, len + 4 + coded);
         }
-        let out = &mut scratch.out[len..];
-        let stream =
-            self.coder.encode(&scratch.segments, &scratch.symbols[..symbols], out, &mut scratch.coder)?;
-        Ok(len + stream)
+        scratch.before = len;
+        Ok(())
     }
 
     /// Divides a tile's bytes.
@@ -250,44 +314,62 @@ impl Plan {
         Ok((side_bytes, escapes, reader.rest()))
     }
 
-    /// Decodes a tile into the planes `tile.planes` at row `to + tile.first`. Does not allocate once
-    /// `scratch` has grown.
-    pub(crate) fn decode_tile(
+    /// Decodes tiles, at most [`batch`](Self::batch), into `planes`, of which the first is number `first_plane`, at
+    /// row `to` + their first. Does not allocate once `scratch` has grown.
+    pub(crate) fn decode_tiles(
         &self,
-        bytes: &[u8],
-        tile: &Tile,
+        tiles: &[(Tile, &[u8])],
         position: u64,
         planes: &mut [PlaneViewMut<'_>],
+        first_plane: usize,
         to: usize,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        let sizes = self.decode_symbols(bytes, tile, scratch)?;
-        let mut coded = Coded {
-            symbols: &scratch.symbols[..sizes.symbols],
-            symbols_done: 0,
-            side: &bytes[..sizes.side],
-            side_done: 0,
-            escapes: &scratch.escapes,
-        };
-        for (plane, out) in tile.planes.clone().zip(planes) {
-            let cx = self.tile_cx(tile, plane, position);
-            let rows = self
-                .front
-                .dequantize(&cx, &mut scratch.front, &mut coded)
-                .at(|| format!("tensor `{}`", cx.plane.name()))?;
-            out.store(to + tile.first, tile.rows, rows);
+        self.decode_symbols(tiles, scratch)?;
+        for ((tile, bytes), TileScratch { symbols, escapes, sizes, .. }) in tiles.iter().zip(&scratch.tiles) {
+            let mut coded = Coded {
+                symbols: &symbols[..sizes.symbols],
+                symbols_done: 0,
+                side: &bytes[..sizes.side],
+                side_done: 0,
+                escapes,
+            };
+            for plane in tile.planes.clone() {
+                let cx = self.tile_cx(tile, plane, position);
+                let out = &mut planes[plane - first_plane];
+                self.front
+                    .dequantize(&cx, &mut scratch.front, &mut coded, &mut |first, rows, values| {
+                        out.store(to + first, rows, values);
+                    })
+                    .at(|| format!("tensor `{}`", cx.plane.name()))?;
+            }
         }
         Ok(())
     }
 
-    /// Undoes the entropy coding only.
-    fn decode_symbols(&self, bytes: &[u8], tile: &Tile, scratch: &mut Scratch) -> Result<Sizes> {
-        let sizes = self.tile_sizes(tile, &mut scratch.segments);
-        let (_, escapes, stream) = self.split_tile(sizes.side, bytes)?;
-        get_escapes(escapes, sizes.symbols, &mut scratch.escapes)?;
-        let symbols = &mut scratch.symbols[..sizes.symbols];
-        self.coder.decode(&scratch.segments, stream, symbols, &mut scratch.coder)?;
-        Ok(sizes)
+    /// Undoes the entropy coding only; errors name the tile.
+    fn decode_symbols(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
+        let Scratch { coder, tiles: scratches, .. } = scratch;
+        let mut streams: [&[u8]; MAX_BATCH] = [&[]; MAX_BATCH];
+        for (((tile, bytes), scratch), stream) in tiles.iter().zip(&mut *scratches).zip(&mut streams) {
+            scratch.sizes = self.tile_sizes(tile, &mut scratch.segments);
+            let escapes;
+            (_, escapes, *stream) = self.split_tile(scratch.sizes.side, bytes).at(|| tile.to_string())?;
+            get_escapes(escapes, scratch.sizes.symbols, &mut scratch.escapes).at(|| tile.to_string())?;
+        }
+        let mut used = scratches[..tiles.len()].iter_mut().zip(streams);
+        let mut job = || {
+            used.next().map_or_else(
+                || DecodeJob::new(&[], &[], &mut []),
+                |(s, stream)| DecodeJob::new(&s.segments, stream, &mut s.symbols[..s.sizes.symbols]),
+            )
+        };
+        let mut jobs: [DecodeJob<'_>; MAX_BATCH] = std::array::from_fn(|_| job());
+        self.coder.decode_batch(&mut jobs[..tiles.len()], coder);
+        for ((tile, _), job) in tiles.iter().zip(jobs) {
+            job.result.at(|| tile.to_string())?;
+        }
+        Ok(())
     }
 
     /// How a tile's bytes divide; with the bits an ideal coder would have used, if the coder can tell.
@@ -297,12 +379,13 @@ impl Plan {
         tile: &Tile,
         scratch: &mut Scratch,
     ) -> Result<(TileBytes, Option<f64>)> {
-        let sizes = self.decode_symbols(bytes, tile, scratch)?;
+        self.decode_symbols(&[(tile.clone(), bytes)], scratch)?;
+        let TileScratch { segments, symbols, sizes, .. } = &scratch.tiles[0];
         let (side, escapes, stream) = self.split_tile(sizes.side, bytes)?;
         let escapes = if self.front.escapes() { escapes.len() + 4 } else { 0 };
         let (side, stream) = (side.len(), stream.len());
         let padding = bytes.len() - side - escapes - stream;
-        let ideal = self.coder.ideal_bits(&scratch.segments, &scratch.symbols[..sizes.symbols]);
+        let ideal = self.coder.ideal_bits(segments, &symbols[..sizes.symbols]);
         Ok((TileBytes { side, escapes, stream, padding }, ideal))
     }
 
@@ -390,7 +473,7 @@ fn get_escapes(bytes: &[u8], symbols: usize, escapes: &mut Escapes) -> Result<()
     Ok(())
 }
 
-/// Encodes and decodes the first tile of a chunk, `work` being given each step twice: to warm up and to be
+/// Encodes and decodes the first tiles of a chunk, `work` being given each step twice: to warm up and to be
 /// measured. For tests that prove that neither step allocates.
 ///
 /// # Errors
@@ -398,16 +481,18 @@ fn get_escapes(bytes: &[u8], symbols: usize, escapes: &mut Escapes) -> Result<()
 #[cfg(feature = "testkit")]
 pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut dyn FnMut())) -> Result<()> {
     let layout = plan.layout(view.tokens());
-    let tile = layout.tile(0);
+    let tiles: Vec<Tile> = (0..layout.tiles().min(plan.batch())).map(|index| layout.tile(index)).collect();
     let mut scratch = Scratch::new(plan);
     scratch.reserve(plan, &layout);
-    let mut result = Ok(0);
-    work("encode", &mut || result = plan.encode_tile(view, 0, &tile, &mut scratch));
-    let bytes = scratch.out[..result?].to_vec();
+    let mut result = Ok(());
+    work("encode", &mut || result = plan.encode_tiles(view, 0, &tiles, &mut scratch, |_, _| ()));
+    result?;
+    let bytes: Vec<Vec<u8>> =
+        scratch.tiles.iter().map(|scratch| scratch.out[..scratch.len].to_vec()).collect();
+    let coded: Vec<(Tile, &[u8])> = tiles.into_iter().zip(bytes.iter().map(Vec::as_slice)).collect();
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
     let mut out = cache.view_mut();
-    let planes = &mut out.planes_mut()[tile.planes.clone()];
     let mut result = Ok(());
-    work("decode", &mut || result = plan.decode_tile(&bytes, &tile, 0, planes, 0, &mut scratch));
+    work("decode", &mut || result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, &mut scratch));
     result
 }

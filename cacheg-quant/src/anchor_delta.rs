@@ -100,6 +100,10 @@ impl Bound {
 }
 
 impl BoundTransform for Bound {
+    fn independent_rows(&self) -> bool {
+        true
+    }
+
     fn parts(&self, plane: &Plane) -> Vec<Part> {
         [Role::Anchor, Role::Delta].map(|role| Part::new(role, plane.channels())).to_vec()
     }

@@ -269,6 +269,10 @@ impl Bound {
 }
 
 impl BoundQuantizer for Bound {
+    fn independent_rows(&self) -> bool {
+        true
+    }
+
     fn alphabets(&self, plane: &Plane, _: &Part, index: usize) -> Vec<Alphabet> {
         let alphabet = self.mode(plane, index).map(|mode| match mode {
             Mode::Absmax(absmax) => absmax.alphabet(),

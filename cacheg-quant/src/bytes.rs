@@ -65,6 +65,10 @@ impl Quantizer for Bytes {
 const BLOCK: usize = 128;
 
 impl BoundQuantizer for Bytes {
+    fn independent_rows(&self) -> bool {
+        true
+    }
+
     fn alphabets(&self, plane: &Plane, _: &Part, _: usize) -> Vec<Alphabet> {
         vec![Alphabet { size: 256, escape: false }; plane.shape.dtype.size()]
     }

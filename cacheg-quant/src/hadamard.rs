@@ -112,6 +112,10 @@ impl Bound {
 }
 
 impl BoundTransform for Bound {
+    fn independent_rows(&self) -> bool {
+        true
+    }
+
     fn forward(
         &self,
         tile: &TileCx<'_>,

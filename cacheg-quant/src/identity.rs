@@ -56,6 +56,10 @@ impl Transform for Identity {
 }
 
 impl BoundTransform for Identity {
+    fn independent_rows(&self) -> bool {
+        true
+    }
+
     fn exact(&self) -> bool {
         true
     }

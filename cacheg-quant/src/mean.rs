@@ -21,12 +21,13 @@ use cacheg_core::{
     Accumulator, BindCx, BoundTransform, Build, Calibrator, Error, PartCx, Plane, Plugin, Result, Seen,
     Source, Stage, StageData, TileCx, Transform, config, settings,
 };
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2};
+use multiversion::multiversion;
+use ndarray::{ArrayView2, ArrayViewMut2};
 use serde_json::Value;
 
 use crate::carried;
 use crate::rounding::not_finite;
-use crate::rows::{check, combine};
+use crate::rows::check;
 use crate::settings::NoSettings;
 
 /// The stage's registration.
@@ -89,19 +90,48 @@ impl Bound {
         tile: &TileCx<'_>,
         x: &ArrayView2<'_, f32>,
         mut out: ArrayViewMut2<'_, f32>,
-        op: impl Fn(f32, f32) -> f32,
+        flat: fn(&[f32], &[f32], &mut [f32]),
     ) -> Result<()> {
         let mean = self.means.get(tile.plane.index).ok_or_else(crate::unknown_plane)?;
         check(x.dim(), tile.rows, mean.len())?;
         check(out.dim(), tile.rows, mean.len())?;
-        for (out, x) in out.outer_iter_mut().zip(x.outer_iter()) {
-            combine(out, x, ArrayView1::from(mean), &op);
+        if let (Some(x), Some(out)) = (x.as_slice(), out.as_slice_mut()) {
+            flat(x, mean, out);
+            return Ok(());
+        }
+        out.assign(x);
+        for mut row in out.outer_iter_mut() {
+            for (out, mean) in row.iter_mut().zip(mean) {
+                let mut one = [0.0];
+                flat(&[*out], &[*mean], &mut one);
+                [*out] = one;
+            }
         }
         Ok(())
     }
 }
 
+/// `out = x − mean`, row by row.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn remove(x: &[f32], mean: &[f32], out: &mut [f32]) {
+    for (out, x) in out.chunks_exact_mut(mean.len()).zip(x.chunks_exact(mean.len())) {
+        out.iter_mut().zip(x).zip(mean).for_each(|((out, x), mean)| *out = x - mean);
+    }
+}
+
+/// `out = y + mean`, row by row.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn add(y: &[f32], mean: &[f32], out: &mut [f32]) {
+    for (out, y) in out.chunks_exact_mut(mean.len()).zip(y.chunks_exact(mean.len())) {
+        out.iter_mut().zip(y).zip(mean).for_each(|((out, y), mean)| *out = y + mean);
+    }
+}
+
 impl BoundTransform for Bound {
+    fn independent_rows(&self) -> bool {
+        true
+    }
+
     fn forward(
         &self,
         tile: &TileCx<'_>,
@@ -110,7 +140,7 @@ impl BoundTransform for Bound {
         _: &[ArrayView2<'_, f32>],
         out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        self.apply(tile, &x, out, |x, mean| x - mean)
+        self.apply(tile, &x, out, remove)
     }
 
     fn inverse(
@@ -119,7 +149,7 @@ impl BoundTransform for Bound {
         parts: &[ArrayView2<'_, f32>],
         out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        self.apply(tile, crate::only(parts)?, out, |y, mean| y + mean)
+        self.apply(tile, crate::only(parts)?, out, add)
     }
 }
 

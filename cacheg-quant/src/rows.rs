@@ -10,12 +10,22 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 pub(crate) trait Values {
     /// Some columns of one row.
     fn values(&self, row: usize, cols: Range<usize>) -> impl Iterator<Item = &f32> + Clone;
+
+    /// All rows, if they are one slice.
+    fn flat(&self) -> Option<&[f32]> {
+        None
+    }
 }
 
 /// Values to write.
 pub(crate) trait ValuesMut {
     /// Some columns of one row.
     fn values_mut(&mut self, row: usize, cols: Range<usize>) -> impl Iterator<Item = &mut f32>;
+
+    /// All rows, if they are one slice.
+    fn flat_mut(&mut self) -> Option<&mut [f32]> {
+        None
+    }
 }
 
 /// A row-major matrix.
@@ -31,6 +41,10 @@ impl Values for Flat<&[f32]> {
         let at = row * self.cols;
         self.values[at + cols.start..at + cols.end].iter()
     }
+
+    fn flat(&self) -> Option<&[f32]> {
+        Some(self.values)
+    }
 }
 
 impl ValuesMut for Flat<&mut [f32]> {
@@ -38,6 +52,10 @@ impl ValuesMut for Flat<&mut [f32]> {
     fn values_mut(&mut self, row: usize, cols: Range<usize>) -> impl Iterator<Item = &mut f32> {
         let at = row * self.cols;
         self.values[at + cols.start..at + cols.end].iter_mut()
+    }
+
+    fn flat_mut(&mut self) -> Option<&mut [f32]> {
+        Some(self.values)
     }
 }
 

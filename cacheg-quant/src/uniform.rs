@@ -139,7 +139,9 @@ impl Quantizer for Uniform {
             Axis::Channel => layout.group.max(1),
         });
         let row_multiple = multiples.fold(1, lcm);
-        Ok(Box::new(Bound { layouts, row_multiple }))
+        let all_rows = |layout: &Layout| layout.axis == Axis::Channel && layout.group == 0;
+        let independent_rows = !layouts.iter().filter(used).any(all_rows);
+        Ok(Box::new(Bound { layouts, row_multiple, independent_rows }))
     }
 }
 
@@ -223,9 +225,14 @@ struct Bound {
     /// For keys, values, latents.
     layouts: [Layout; 3],
     row_multiple: usize,
+    independent_rows: bool,
 }
 
 impl BoundQuantizer for Bound {
+    fn independent_rows(&self) -> bool {
+        self.independent_rows
+    }
+
     fn alphabets(&self, plane: &Plane, _: &Part, _: usize) -> Vec<Alphabet> {
         vec![Alphabet { size: layout_of(&self.layouts, plane).rule.alphabet(), escape: false }]
     }

@@ -64,6 +64,18 @@ pub const PRESETS: &[Preset] = &[
         chunk_tokens: 256,
     },
     Preset {
+        name: "fast",
+        summary: "decoded near the speed of copying: means removed, one step per layer, vector rANS; best with a profile",
+        levels: &[
+            "mean|bins(step=0.5;level=0.5;reach=31)|rans(tables=channel;carried=class)",
+            "mean|bins(step=0.5;level=1;reach=15)|rans(tables=channel;carried=class)",
+            "mean|bins(step=0.5;level=2;reach=15)|rans(tables=channel;carried=class)",
+            "mean|bins(step=0.5;level=4;reach=7)|rans(tables=channel;carried=class)",
+        ],
+        default_level: 1,
+        chunk_tokens: 1_500,
+    },
+    Preset {
         name: "q8",
         summary: "8 bits per value and an f16 scale per 32 channels, like llama.cpp's q8_0; no entropy coding",
         levels: &["uniform(bits=8;axis=token;group=32)|raw"],

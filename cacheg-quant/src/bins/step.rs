@@ -1,6 +1,7 @@
 //! Equal steps with escapes: our reading of the arithmetic of the CacheGen paper.
 
 use cacheg_core::{Alphabet, Error, EscapeReader, EscapeWriter, Result};
+use multiversion::multiversion;
 
 use crate::carried;
 use crate::rounding::{not_finite, round_even};
@@ -42,23 +43,22 @@ impl Step {
         symbols: &mut [u8],
         escapes: &mut EscapeWriter<'_>,
     ) -> Result<()> {
-        let (escape, reach) = (i32::from(self.escape()), i32::from(self.reach));
-        for (row, symbols) in symbols.chunks_exact_mut(cols).enumerate() {
-            let mut escaped = false;
-            for (symbol, x) in symbols.iter_mut().zip(x.values(row, 0..cols)) {
-                // Far beyond any reach, but where `round_even` works; NaN fails both comparisons and becomes
-                // an integer that is far outside, too.
-                let y = x / self.step;
-                let y = if y > 1e6 { 1e6 } else { y };
-                let y = if y < -1e6 { -1e6 } else { y };
-                let shifted = round_even(y).wrapping_add(reach);
-                let inside = shifted.cast_unsigned() < escape.cast_unsigned();
-                escaped |= !inside;
-                *symbol = if inside { shifted } else { escape } as u8;
+        let escape = self.escape();
+        if let Some(x) = x.flat() {
+            if !quantize(x, self.step, self.reach, symbols) {
+                return Ok(());
             }
-            if escaped {
+        } else {
+            for (row, symbols) in symbols.chunks_exact_mut(cols).enumerate() {
+                for (symbol, x) in symbols.iter_mut().zip(x.values(row, 0..cols)) {
+                    *symbol = symbol_of(*x, self.step, self.reach);
+                }
+            }
+        }
+        for (row, symbols) in symbols.chunks_exact(cols).enumerate() {
+            if symbols.contains(&escape) {
                 for (col, (symbol, x)) in symbols.iter().zip(x.values(row, 0..cols)).enumerate() {
-                    if i32::from(*symbol) == escape {
+                    if *symbol == escape {
                         escapes.push(row * cols + col, self.far(*x)?);
                     }
                 }
@@ -90,14 +90,20 @@ impl Step {
         escapes: &mut EscapeReader<'_>,
         out: &mut impl ValuesMut,
     ) -> Result<()> {
-        let (escape, reach) = (self.escape(), i32::from(self.reach));
-        for (row, symbols) in symbols.chunks_exact(cols).enumerate() {
-            let mut escaped = false;
-            for (out, symbol) in out.values_mut(row, 0..cols).zip(symbols) {
-                escaped |= *symbol == escape;
-                *out = (i32::from(*symbol) - reach) as f32 * self.step;
+        let escape = self.escape();
+        if let Some(out) = out.flat_mut() {
+            if !dequantize(symbols, self.step, self.reach, out) {
+                return escapes.finish();
             }
-            if escaped {
+        } else {
+            for (row, symbols) in symbols.chunks_exact(cols).enumerate() {
+                for (out, symbol) in out.values_mut(row, 0..cols).zip(symbols) {
+                    *out = value_of(*symbol, self.step, self.reach);
+                }
+            }
+        }
+        for (row, symbols) in symbols.chunks_exact(cols).enumerate() {
+            if symbols.contains(&escape) {
                 for (col, (out, symbol)) in out.values_mut(row, 0..cols).zip(symbols).enumerate() {
                     if *symbol == escape {
                         *out = escapes.next(row * cols + col)? as f32 * self.step;
@@ -110,4 +116,44 @@ impl Step {
         }
         escapes.finish()
     }
+}
+
+/// The symbol of a value.
+#[inline(always)]
+fn symbol_of(x: f32, step: f32, reach: u8) -> u8 {
+    // Far beyond any reach, but where `round_even` works; NaN fails both comparisons and becomes an integer that is
+    // far outside, too.
+    let y = x / step;
+    let y = if y > 1e6 { 1e6 } else { y };
+    let y = if y < -1e6 { -1e6 } else { y };
+    let shifted = round_even(y).wrapping_add(i32::from(reach)).cast_unsigned();
+    shifted.min(2 * u32::from(reach) + 1) as u8
+}
+
+/// The value of a symbol that is no escape.
+#[inline(always)]
+fn value_of(symbol: u8, step: f32, reach: u8) -> f32 {
+    (i32::from(symbol) - i32::from(reach)) as f32 * step
+}
+
+/// The symbols of values; whether any is an escape.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn quantize(x: &[f32], step: f32, reach: u8, symbols: &mut [u8]) -> bool {
+    let mut top = 0;
+    for (symbol, x) in symbols.iter_mut().zip(x) {
+        *symbol = symbol_of(*x, step, reach);
+        top = top.max(*symbol);
+    }
+    top > 2 * reach
+}
+
+/// The values of symbols; whether any is an escape.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn dequantize(symbols: &[u8], step: f32, reach: u8, out: &mut [f32]) -> bool {
+    let mut top = 0;
+    for (out, symbol) in out.iter_mut().zip(symbols) {
+        *out = value_of(*symbol, step, reach);
+        top = top.max(*symbol);
+    }
+    top > 2 * reach
 }
