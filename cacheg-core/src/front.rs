@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ndarray::ArrayView2;
 
+use crate::aligned::Aligned;
 use crate::kv::{describe, first_non_finite, matrix, matrix_mut};
 use crate::{
     Alphabet, BindCx, BoundQuantizer, BoundTransform, Error, Escapes, Geometry, KvView, Part, PartCx, Plane,
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// Values of a piece: 32 KiB of `f32`.
-const PIECE_VALUES: usize = 1 << 13;
+const PIECE_VALUES: usize = 1 << 12;
 
 /// Most parts of one plane.
 pub(crate) const MAX_PARTS: usize = 4;
@@ -31,9 +32,9 @@ pub(crate) struct Front {
 /// Working memory for one plane of one tile.
 #[derive(Debug, Default)]
 pub(crate) struct FrontScratch {
-    x: Vec<f32>,
-    y: Vec<f32>,
-    parts: [Vec<f32>; MAX_PARTS],
+    x: Aligned<f32>,
+    y: Aligned<f32>,
+    parts: [Aligned<f32>; MAX_PARTS],
     /// Symbol planes of a piece, one after the other; in the tile each is with those of other pieces.
     symbols: Vec<u8>,
 }
@@ -174,15 +175,10 @@ impl Front {
 
     /// Makes room for that many rows of a plane at a time.
     pub(crate) fn reserve_rows(&self, plane: &Plane, rows: usize, scratch: &mut FrontScratch) {
-        let grow = |buffer: &mut Vec<f32>, len: usize| {
-            if buffer.len() < len {
-                buffer.resize(len, 0.0);
-            }
-        };
-        grow(&mut scratch.x, rows * plane.channels());
-        grow(&mut scratch.y, rows * plane.channels());
+        scratch.x.grow(rows * plane.channels());
+        scratch.y.grow(rows * plane.channels());
         for (cx, alphabets) in self.part_cxs(&TileCx::new(plane, 0, rows, 0)) {
-            grow(&mut scratch.parts[cx.index], cx.rows * cx.cols);
+            scratch.parts[cx.index].grow(cx.rows * cx.cols);
             let symbols = cx.rows * cx.cols * alphabets.len();
             if self.pieces && alphabets.len() > 1 && scratch.symbols.len() < symbols {
                 scratch.symbols.resize(symbols, 0);

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
+use crate::aligned::Aligned;
 use crate::dtype::Runs;
 use crate::{Dtype, Error, Geometry, Plane, Result};
 
@@ -199,13 +200,13 @@ pub struct KvCache {
     geometry: Geometry,
     tokens: usize,
     first_position: u64,
-    planes: Vec<Vec<u8>>,
+    planes: Vec<Aligned<u8>>,
 }
 
 impl KvCache {
     /// A cache of zeros.
     pub fn zeros(geometry: &Geometry, tokens: usize, first_position: u64) -> Self {
-        let bytes = |plane: &Plane| vec![0; plane.channels() * plane.shape.dtype.size() * tokens];
+        let bytes = |plane: &Plane| Aligned::zeros(plane.channels() * plane.shape.dtype.size() * tokens);
         let planes = geometry.planes().iter().map(bytes).collect();
         Self { geometry: geometry.clone(), tokens, first_position, planes }
     }
@@ -288,7 +289,7 @@ impl KvCache {
             tokens: self.tokens,
             first_position: self.first_position,
             order: Order::HeadMajor,
-            bytes: self.planes.iter().map(Vec::as_slice).collect(),
+            bytes: self.planes.iter().map(|plane| &**plane).collect(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! The crate knows no codec. The codecs are in `cacheg-quant` and `cacheg-entropy`; the facade `cacheg` names
 //! them and is where to start.
 
+mod aligned;
 mod backend;
 mod calibrate;
 mod chunk;
