@@ -70,7 +70,8 @@ impl TableCalibrator {
     /// One table for each group, which adds up its slots.
     fn by_group(&self, counts: &Counts) -> TableSet {
         let groups = &self.layout.groups;
-        let mut sums: Vec<Vec<u64>> = groups.iter().map(|group| vec![0; group.alphabet * group.each]).collect();
+        let mut sums: Vec<Vec<u64>> =
+            groups.iter().map(|group| vec![0; group.alphabet * group.each]).collect();
         let mut row = 0;
         for slot in &self.layout.slots {
             for _ in 0..self.rows_of(slot) {
