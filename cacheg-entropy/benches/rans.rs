@@ -44,7 +44,7 @@ struct Tiles {
 }
 
 impl Tiles {
-    fn new(level: Level, size: u16, batch: usize) -> Self {
+    fn new(level: Level, (size, contexts): (u16, u8), batch: usize) -> Self {
         let shape = Some(Shape { heads: 3, head_dim: 64, dtype: Dtype::F16 });
         let layer = LayerGroup { repeat: 4, key: shape, value: None, latent: None, rope: None };
         let planes = Geometry::new([layer]).unwrap().planes();
@@ -68,7 +68,7 @@ impl Tiles {
                     .collect()
             })
             .collect();
-        let rans = Rans::new(RansSettings::default()).unwrap();
+        let rans = Rans::new(RansSettings { contexts, ..RansSettings::default() }).unwrap();
         let calibrator = rans.calibrator(&BindCx::new(&planes, &parts, None, Source::Profile)).unwrap();
         let observed = planes.iter().zip(&symbols).map(|(plane, symbols)| {
             let mut accumulator = calibrator.accumulator(plane);
@@ -108,11 +108,11 @@ impl Tiles {
     }
 }
 
-/// Level, alphabet, streams at a time.
-fn cases() -> Vec<(Level, u16, usize)> {
+/// Level, alphabet and contexts, streams at a time.
+fn cases() -> Vec<(Level, (u16, u8), usize)> {
     let levels = Level::ALL.into_iter().filter(|level| level.is_available());
     levels
-        .flat_map(|level| [16, 32, 256].map(|size| (level, size)))
+        .flat_map(|level| [(16, 1), (32, 1), (32, 3), (256, 1)].map(|size| (level, size)))
         .flat_map(|(level, size)| {
             let batches: &[usize] = if level == Level::Scalar { &[1] } else { &[1, 2, 4] };
             batches.iter().map(move |batch| (level, size, *batch))
@@ -134,11 +134,11 @@ fn decode(bencher: Bencher<'_, '_>, case: &Case) {
     bencher.counter(ItemsCount::new(batch * ROWS * COLS)).bench_local(|| tiles.decode());
 }
 
-struct Case((Level, u16, usize));
+struct Case((Level, (u16, u8), usize));
 
 impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (level, size, batch) = self.0;
-        write!(f, "{level:?}, {size} symbols, {batch} streams")
+        let (level, (size, contexts), batch) = self.0;
+        write!(f, "{level:?}, {size} symbols, {contexts} contexts, {batch} streams")
     }
 }

@@ -80,9 +80,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::segments::{self, outside};
-use crate::tables::{Layout, MAX_BUCKETS, Scope, TableSettings, TableStage, default_classes, default_scope};
+use crate::tables::{
+    Layout, Limits, MAX_BUCKETS, Scope, TableSettings, TableStage, default_classes, default_scope,
+};
 #[doc(hidden)]
 pub use differential::differential;
+use lanes::Lanes;
 #[doc(hidden)]
 pub use level::Level;
 use stream::{HEADER, WordWriter};
@@ -94,7 +97,7 @@ pub const PLUGIN: Plugin = Plugin {
     version: 1,
     origin: env!("CARGO_PKG_NAME"),
     summary: "32-lane rANS with static alias tables, for SIMD and GPUs",
-    usage: "rans(tables=class;carried=class;classes=64)",
+    usage: "rans(tables=class;carried=class;classes=64;contexts=1)",
     build: Build::Coder(|config| Ok(Arc::new(Rans::new(cacheg_core::settings("rans", config)?)?))),
 };
 
@@ -109,11 +112,19 @@ pub struct RansSettings {
     pub carried: Option<Scope>,
     /// Most classes, 1 to 256, for each alphabet of each part.
     pub classes: u16,
+    /// Contexts of the previous symbol, 1 (none) or 3, for alphabets of at most 32 symbols.
+    #[serde(skip_serializing_if = "is_one")]
+    pub contexts: u8,
+}
+
+// Files that do without keep the configuration, and the fingerprint, that they had before there was the setting.
+fn is_one(contexts: &u8) -> bool {
+    *contexts == 1
 }
 
 impl Default for RansSettings {
     fn default() -> Self {
-        Self { tables: default_scope(), carried: None, classes: default_classes() }
+        Self { tables: default_scope(), carried: None, classes: default_classes(), contexts: 1 }
     }
 }
 
@@ -128,9 +139,14 @@ impl Rans {
     /// Checks the settings.
     ///
     /// # Errors
-    /// If `classes` is out of range.
+    /// If `classes` or `contexts` is out of range.
     pub fn new(mut settings: RansSettings) -> Result<Self> {
-        let tables = TableSettings::new(settings.tables, settings.carried, settings.classes, None)?;
+        let mut tables = TableSettings::new(settings.tables, settings.carried, settings.classes, None)?;
+        tables.contexts = match settings.contexts {
+            1 => false,
+            3 => true,
+            other => return Err(Error::setting(format!("contexts = {other}, not 1 or 3"))),
+        };
         settings.carried = Some(tables.carried);
         Ok(Self { settings, stage: TableStage { settings: tables, split: Some(partition::partition) } })
     }
@@ -143,7 +159,8 @@ impl Rans {
             tables.tables.iter().map(|(alphabet, table)| DecodeTable::new(*alphabet, table)).collect();
         let encode = decode.iter().map(EncodeTable::new).collect();
         let kernels = Kernels::new(level);
-        Ok(Box::new(BoundRans { layout: tables.layout, index: tables.index, decode, encode, kernels }))
+        let (layout, index, limits) = (tables.layout, tables.index, tables.limits);
+        Ok(Box::new(BoundRans { layout, index, limits, decode, encode, kernels }))
     }
 }
 
@@ -178,8 +195,10 @@ impl Coder for Rans {
 /// `rans` with its tables.
 struct BoundRans {
     layout: Layout,
-    /// Number of each channel's table.
+    /// Number of each channel's table; of the first of them, if it has contexts.
     index: Vec<u32>,
+    /// Limits of each channel's contexts; nothing if there are none at all.
+    limits: Vec<Limits>,
     decode: Vec<DecodeTable>,
     encode: Vec<EncodeTable>,
     kernels: Kernels,
@@ -216,10 +235,33 @@ impl Kernels {
 struct Columns<'a> {
     rows: usize,
     cols: usize,
-    /// Symbols are buckets with low bits.
-    split: bool,
-    /// Number of each column's table.
+    mode: Mode,
+    /// Number of each column's table; of the first of them, if there are contexts.
     index: &'a [u32],
+    /// Limits of each column's contexts, if there are any.
+    limits: &'a [Limits],
+}
+
+/// How symbols are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// As they are.
+    Plain,
+    /// As buckets with low bits.
+    Split,
+    /// As they are, by the table of the symbol before.
+    Contexts,
+}
+
+impl Columns<'_> {
+    /// Which of a column's tables codes the symbol behind this one, or the first one of a lane.
+    #[inline(always)]
+    fn context(&self, col: usize, before: Option<u8>) -> usize {
+        match (self.limits.get(col), before) {
+            (Some([a, b]), Some(before)) => 1 + usize::from(before >= *a) + usize::from(before >= *b),
+            _ => 0,
+        }
+    }
 }
 
 fn is_split(segment: &Segment) -> bool {
@@ -233,7 +275,18 @@ impl BoundRans {
             .index
             .get(slot.first_channel..slot.first_channel + slot.cols)
             .ok_or_else(|| Error::data("a segment that the coder was not bound to"))?;
-        Ok(Columns { rows: segment.rows, cols: segment.cols, split: is_split(segment), index })
+        let contexts = self.layout.has_contexts(slot);
+        let limits = if contexts {
+            self.limits.get(slot.first_channel..slot.first_channel + slot.cols).unwrap_or_default()
+        } else {
+            &[]
+        };
+        let mode = match (is_split(segment), contexts) {
+            (true, _) => Mode::Split,
+            (false, true) => Mode::Contexts,
+            (false, false) => Mode::Plain,
+        };
+        Ok(Columns { rows: segment.rows, cols: segment.cols, mode, index, limits })
     }
 }
 
@@ -429,13 +482,23 @@ impl BoundCoder for BoundRans {
             let (own, more) = rest.split_at(segment.len());
             rest = more;
             let columns = self.columns(segment).ok()?;
-            for row in own.chunks_exact(segment.cols) {
-                for (symbol, table) in row.iter().zip(columns.index) {
+            let lanes = Lanes::new(columns);
+            let mut before: Option<&[u8]> = None;
+            let (mut starts, mut next) = ((0..stream::LANES).map(|lane| lanes.row(lane)), Some(0));
+            for (number, row) in own.chunks_exact(segment.cols).enumerate() {
+                while next.is_some_and(|start| start <= number) {
+                    // Lanes may be empty: the next one begins at the same row.
+                    before = if next == Some(number) { None } else { before };
+                    next = starts.next();
+                }
+                for (col, (symbol, table)) in row.iter().zip(columns.index).enumerate() {
                     if u16::from(*symbol) >= segment.alphabet.size {
                         return None;
                     }
-                    bits += self.encode[*table as usize].bits(*symbol);
+                    let context = columns.context(col, before.map(|before| before[col]));
+                    bits += self.encode[*table as usize + context].bits(*symbol);
                 }
+                before = Some(row);
             }
         }
         Some(bits)

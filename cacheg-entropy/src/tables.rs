@@ -35,7 +35,8 @@ pub(crate) use layout::Layout;
 #[cfg(test)]
 pub(crate) use normalize::normalize;
 
-pub(crate) use set::TableSet;
+pub(crate) use layout::CONTEXT_TABLES;
+pub(crate) use set::{Limits, TableSet};
 pub use settings::Scope;
 pub(crate) use settings::{TableSettings, default_classes, default_scope};
 pub(crate) use table::{MAX_BUCKETS, Split, Table};
@@ -45,8 +46,10 @@ pub(crate) use table::{MAX_BUCKETS, Split, Table};
 pub(crate) struct Tables {
     /// Which segments there are.
     pub(crate) layout: Layout,
-    /// Number of each channel's table.
+    /// Number of each channel's table; of the first of them, if there are contexts.
     pub(crate) index: Vec<u32>,
+    /// Limits of each channel's contexts; nothing if there are none.
+    pub(crate) limits: Vec<Limits>,
     /// All tables, checked, with the size of their alphabet.
     pub(crate) tables: Vec<(usize, Table)>,
 }
@@ -66,14 +69,14 @@ impl TableStage {
     pub(crate) fn bind(&self, cx: &BindCx<'_>) -> Result<Tables> {
         let layout = self.layout(cx)?;
         let set = TableSet::from_data(cx.require_data()?, &layout, self.split.is_some())?;
-        let index = set.index(&layout);
+        let (index, limits) = (set.index(&layout), set.all_limits(&layout));
         let alphabets = layout
             .groups
             .iter()
             .zip(&set.counts)
-            .flat_map(|(group, count)| std::iter::repeat_n(group.alphabet, *count));
+            .flat_map(|(group, count)| std::iter::repeat_n(group.alphabet, count * group.each));
         let tables = alphabets.zip(set.tables).collect();
-        Ok(Tables { layout, index, tables })
+        Ok(Tables { layout, index, limits, tables })
     }
 
     /// The calibrator, unless the model is impossible (then binding says so).
@@ -113,7 +116,7 @@ impl TableStage {
     }
 
     fn layout(&self, cx: &BindCx<'_>) -> Result<Layout> {
-        let layout = Layout::new(cx, self.settings.scope(cx.source))?;
+        let layout = Layout::new(cx, self.settings.scope(cx.source), self.settings.contexts)?;
         if let Some(entries) = self.carried_cdf(cx) {
             cdf::check(&layout, entries)?;
         }

@@ -46,8 +46,8 @@ struct Coders {
 
 impl Coders {
     /// Channels of all kinds of distributions.
-    fn new(scope: Scope, size: u16, cols: usize, random: &mut Random) -> Self {
-        let rans = Rans::new(RansSettings { tables: scope, ..RansSettings::default() }).unwrap();
+    fn new(scope: Scope, contexts: u8, size: u16, cols: usize, random: &mut Random) -> Self {
+        let rans = Rans::new(RansSettings { tables: scope, contexts, ..RansSettings::default() }).unwrap();
         let shape = Some(Shape { heads: 1, head_dim: cols as u32, dtype: Dtype::F16 });
         let layer = LayerGroup { repeat: 1, key: shape, value: None, latent: None, rope: None };
         let planes: Vec<Plane> = Geometry::new([layer]).unwrap().planes().into_iter().take(1).collect();
@@ -117,8 +117,20 @@ impl Coders {
     }
 }
 
+/// Channels of all kinds; in every second one half of the symbols are as they were before.
 fn symbols(random: &mut Random, size: u16, rows: usize, cols: usize) -> Vec<u8> {
-    (0..rows * cols).map(|i| symbol(random, size, (i % cols) as u64 % 9)).collect()
+    let mut all: Vec<u8> = Vec::with_capacity(rows * cols);
+    for i in 0..rows * cols {
+        let same = i >= cols && i % cols % 2 == 1 && random.below(2) == 0;
+        let next = if same { all[i - cols] } else { symbol(random, size, (i % cols) as u64 % 9) };
+        all.push(next);
+    }
+    all
+}
+
+/// Numbers of contexts that make a difference.
+fn contexts(size: u16) -> &'static [u8] {
+    if size <= 32 { &[1, 3] } else { &[1] }
 }
 
 fn segment(size: u16, rows: usize, cols: usize) -> Segment {
@@ -130,11 +142,13 @@ fn all_alphabets() {
     let mut random = Random(1);
     for size in 2..=256 {
         for scope in [Scope::Channel, Scope::One] {
-            let coders = Coders::new(scope, size, 9, &mut random);
-            let tiles: Vec<_> = [97, 97, 97, 97, 64]
-                .map(|rows| (segment(size, rows, 9), symbols(&mut random, size, rows, 9)))
-                .into();
-            coders.check(&tiles);
+            for contexts in contexts(size) {
+                let coders = Coders::new(scope, *contexts, size, 9, &mut random);
+                let tiles: Vec<_> = [97, 97, 97, 97, 64]
+                    .map(|rows| (segment(size, rows, 9), symbols(&mut random, size, rows, 9)))
+                    .into();
+                coders.check(&tiles);
+            }
         }
     }
 }
@@ -142,9 +156,9 @@ fn all_alphabets() {
 #[test]
 fn odd_sizes() {
     let mut random = Random(2);
-    for size in [2, 20, 32, 33, 256] {
+    for (size, contexts) in [(2, 1), (2, 3), (20, 1), (20, 3), (32, 1), (32, 3), (33, 1), (256, 1)] {
         for cols in [1, 2, 63, 64, 65, 192] {
-            let coders = Coders::new(Scope::Channel, size, cols, &mut random);
+            let coders = Coders::new(Scope::Channel, contexts, size, cols, &mut random);
             let rows = [0, 1, 31, 32, 33, 63, 64, 65, 512, 1000];
             let tiles: Vec<_> = rows
                 .iter()
@@ -163,9 +177,9 @@ fn odd_sizes() {
 #[test]
 fn truncation_and_corruption() {
     let mut random = Random(3);
-    for size in [3, 32, 50, 256] {
+    for (size, contexts) in [(3, 1), (3, 3), (32, 1), (32, 3), (50, 1), (256, 1)] {
         for (rows, cols) in [(97, 5), (256, 3), (7, 11), (160, 66)] {
-            let coders = Coders::new(Scope::Channel, size, cols, &mut random);
+            let coders = Coders::new(Scope::Channel, contexts, size, cols, &mut random);
             let tile = (segment(size, rows, cols), symbols(&mut random, size, rows, cols));
             let stream = coders.check(std::slice::from_ref(&tile)).remove(0);
             let step = 1 + stream.len() / 700;

@@ -12,10 +12,11 @@ use std::ops::Range;
 use super::alias::BUCKETS;
 use super::lanes::Lanes;
 use super::level::Level;
-use super::native::{DecodeRun, EncodeRun, Kernel, State, Step};
+use super::native::{CONTEXTS, DecodeRun, EncodeRun, Kernel, PLAIN, SPLIT, State, Step, words_per_step};
 use super::stream::LANES;
 use super::table::{DecodeTable, EncodeTable, MAX_BOUNDS};
 use super::transpose;
+use crate::tables::{CONTEXT_TABLES, Limits};
 
 /// The kernels.
 #[derive(Debug, Clone, Copy)]
@@ -29,24 +30,24 @@ impl Avx2 {
 }
 
 impl Kernel for Avx2 {
-    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]) -> usize {
+    fn decode<const N: usize, const MODE: u8>(self, runs: [DecodeRun<'_, '_>; N]) -> usize {
         // SAFETY: `new` has checked the features.
-        unsafe { decode::<N, SPLIT>(runs) }
+        unsafe { decode::<N, MODE>(runs) }
     }
 
-    fn decode_part<const SPLIT: bool>(self, run: DecodeRun<'_, '_>, active: usize) {
+    fn decode_part<const MODE: u8>(self, run: DecodeRun<'_, '_>, active: usize) {
         // SAFETY: `new` has checked the features.
-        unsafe { decode_part::<SPLIT>(run, active) }
+        unsafe { decode_part::<MODE>(run, active) }
     }
 
-    fn encode<const N: usize, const SPLIT: bool>(self, runs: [EncodeRun<'_>; N]) {
+    fn encode<const N: usize, const MODE: u8>(self, runs: [EncodeRun<'_>; N]) {
         // SAFETY: `new` has checked the features.
-        unsafe { encode::<N, SPLIT>(runs) }
+        unsafe { encode::<N, MODE>(runs) }
     }
 
-    fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize) {
+    fn encode_part<const MODE: u8>(self, run: EncodeRun<'_>, active: usize) {
         // SAFETY: `new` has checked the features.
-        unsafe { encode_part::<SPLIT>(run, active) }
+        unsafe { encode_part::<MODE>(run, active) }
     }
 
     fn reverse(self, words: &mut [[u8; 2]]) {
@@ -233,6 +234,65 @@ fn upper(index: __m256i) -> __m256i {
     _mm256_slli_epi16::<3>(index)
 }
 
+/// Which lanes use the tables of the second and of the third context, as masks of bytes.
+#[derive(Clone, Copy)]
+struct Select {
+    second: __m256i,
+    third: __m256i,
+}
+
+impl Select {
+    /// The contexts of symbols.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+    fn new(before: __m256i, [a, b]: Limits) -> Self {
+        let at_least =
+            |limit: u8| _mm256_cmpeq_epi8(_mm256_max_epu8(before, _mm256_set1_epi8(limit as i8)), before);
+        Self { second: at_least(a), third: at_least(b) }
+    }
+
+    /// Where contexts do not count.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+    fn none() -> Self {
+        Self { second: _mm256_setzero_si256(), third: _mm256_setzero_si256() }
+    }
+
+    /// Entries of the first table, or of those of the contexts.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+    fn bytes<const MODE: u8>(
+        self,
+        tables: [&Bytes; CONTEXT_TABLES],
+        index: __m256i,
+        upper: __m256i,
+    ) -> __m256i {
+        if MODE == CONTEXTS {
+            let [_, a, b, c] = tables;
+            let two = _mm256_blendv_epi8(lookup(a, index, upper), lookup(b, index, upper), self.second);
+            _mm256_blendv_epi8(two, lookup(c, index, upper), self.third)
+        } else {
+            lookup(tables[0], index, upper)
+        }
+    }
+
+    /// The same for entries of two bytes.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+    fn words<const MODE: u8>(
+        self,
+        tables: [&[Bytes; 2]; CONTEXT_TABLES],
+        index: __m256i,
+        upper: __m256i,
+    ) -> Pair {
+        let [low, high] = [0, 1].map(|half| {
+            let [a, b, c, d] = tables;
+            self.bytes::<MODE>([&a[half], &b[half], &c[half], &d[half]], index, upper)
+        });
+        Pair::from_bytes(low, high)
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
 fn lookup_u16(table: &[Bytes; 2], index: __m256i, upper: __m256i) -> Pair {
@@ -307,12 +367,12 @@ impl DecodeBytes {
     /// In place: copies would cost more than the conversion.
     #[inline]
     #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-    fn fill<const SPLIT: bool>(&mut self, table: &DecodeTable) {
+    fn fill<const MODE: u8>(&mut self, table: &DecodeTable) {
         split(&mut self.threshold, &table.threshold);
         split(&mut self.alias, &table.alias);
         split(&mut self.delta, &table.delta);
         split(&mut self.freq, &table.freq);
-        if SPLIT {
+        if MODE == SPLIT {
             split(&mut self.base, &table.base);
             split(&mut self.symbols, &table.symbols);
             split(&mut self.keep, &table.keep);
@@ -322,19 +382,31 @@ impl DecodeBytes {
 
 const NONE: [Bytes; 2] = [[[0; 16]; 2]; 2];
 
+/// All that a column may need: one table, or that of the first step and those of the contexts.
+type Tables<T> = [T; CONTEXT_TABLES];
+
+/// A part of each.
+#[inline]
+fn each<T, F>(tables: &Tables<T>, part: impl Fn(&T) -> &F) -> [&F; CONTEXT_TABLES] {
+    let [a, b, c, d] = tables;
+    [part(a), part(b), part(c), part(d)]
+}
+
 /// Decodes a coded symbol in every lane.
 #[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn find(x: Lane, table: &DecodeBytes) -> (__m256i, Lane) {
+fn find<const MODE: u8>(x: Lane, tables: &Tables<DecodeBytes>, select: Select) -> (__m256i, Lane) {
     let bucket = both!(_mm256_srli_epi16::<11>(x.lo)).bytes();
     let up = upper(bucket);
     let r = both!(_mm256_and_si256(x.lo, Pair::all(2047)));
+    let threshold = select.words::<MODE>(each(tables, |table| &table.threshold), bucket, up);
     // Both are at most 2,048: a signed comparison will do.
-    let own = both!(_mm256_cmpgt_epi16(lookup_u16(&table.threshold, bucket, up), r));
-    let symbol = _mm256_blendv_epi8(lookup(&table.alias[0], bucket, up), bucket, own.mask_bytes());
-    let delta = both!(_mm256_andnot_si256(own, lookup_u16(&table.delta, bucket, up)));
-    let offset = both!(_mm256_add_epi16(r, delta));
-    let freq = lookup_u16(&table.freq, symbol, upper(symbol));
+    let own = both!(_mm256_cmpgt_epi16(threshold, r));
+    let alias = select.bytes::<MODE>(each(tables, |table| &table.alias[0]), bucket, up);
+    let symbol = _mm256_blendv_epi8(alias, bucket, own.mask_bytes());
+    let delta = select.words::<MODE>(each(tables, |table| &table.delta), bucket, up);
+    let offset = both!(_mm256_add_epi16(r, both!(_mm256_andnot_si256(own, delta))));
+    let freq = select.words::<MODE>(each(tables, |table| &table.freq), symbol, upper(symbol));
     let lo = both!(_mm256_add_epi16(both!(_mm256_mullo_epi16(freq, x.hi)), offset));
     // 1 for the carry, less 1 where there was none.
     let carry = both!(_mm256_add_epi16(lo.at_least(offset), Pair::all(1)));
@@ -388,21 +460,22 @@ unsafe fn refill(x: Lane, active: Pair, words: *const [u8; 2]) -> (Lane, usize) 
 /// There must be 32 words, 64 if symbols are split.
 #[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-unsafe fn step<const SPLIT: bool>(
+unsafe fn step<const MODE: u8>(
     lane: &mut Lane,
     active: Pair,
-    table: &DecodeBytes,
+    tables: &Tables<DecodeBytes>,
+    select: Select,
     words: &mut *const [u8; 2],
 ) -> __m256i {
-    let (mut symbol, x) = find(*lane, table);
+    let (mut symbol, x) = find::<MODE>(*lane, tables, select);
     // SAFETY: the caller's promise; no more words are used than there are lanes.
     unsafe {
         let (x, used) = refill(x, active, *words);
         *words = words.add(used);
         *lane = x;
     }
-    if SPLIT {
-        (symbol, *lane) = low_bits(symbol, *lane, table);
+    if MODE == SPLIT {
+        (symbol, *lane) = low_bits(symbol, *lane, &tables[0]);
         // SAFETY: as above.
         unsafe {
             let (x, used) = refill(*lane, active, *words);
@@ -413,8 +486,35 @@ unsafe fn step<const SPLIT: bool>(
     symbol
 }
 
+/// The same behind a step with these symbols.
+///
+/// # Safety
+/// As for [`step`].
+#[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
+unsafe fn step_after<const MODE: u8>(
+    before: Option<&Step>,
+    limits: Limits,
+    lane: &mut Lane,
+    active: Pair,
+    tables: &Tables<DecodeBytes>,
+    words: &mut *const [u8; 2],
+) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match before {
+            Some(before) if MODE == CONTEXTS => {
+                step::<CONTEXTS>(lane, active, tables, Select::new(load_step(before), limits), words)
+            }
+            // The first step has a table of its own.
+            None if MODE == CONTEXTS => step::<PLAIN>(lane, active, tables, Select::none(), words),
+            _ => step::<MODE>(lane, active, tables, Select::none(), words),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+fn decode<const N: usize, const MODE: u8>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
     let (columns, steps) = (runs[0].columns.len(), runs[0].steps);
     let all = Pair::all(-1);
     let mut lanes = [Lane { lo: all, hi: all }; N];
@@ -422,7 +522,7 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
     let mut last = words;
     for i in 0..N {
         let run = &mut runs[i];
-        let needed = steps * LANES * (1 + usize::from(SPLIT));
+        let needed = steps * words_per_step(MODE);
         assert!(run.columns.len() == columns && run.steps == steps && run.words.len() >= needed);
         assert!(run.stride >= steps && run.out.len() >= (columns - 1) * run.stride + steps);
         lanes[i] = Lane::load(run.state);
@@ -430,18 +530,27 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
         // A column may begin with its words here at the latest.
         last[i] = run.words[run.words.len() - needed..].as_ptr();
     }
-    let mut tables = [const { DecodeBytes::EMPTY }; N];
+    let mut tables = [const { [const { DecodeBytes::EMPTY }; CONTEXT_TABLES] }; N];
     let mut column = 0;
     while column < columns && (0..N).all(|i| words[i] <= last[i]) {
+        let limits: [Limits; N] = std::array::from_fn(|i| runs[i].limits::<MODE>(column));
         for i in 0..N {
-            tables[i].fill::<SPLIT>(&runs[i].tables[runs[i].columns[column] as usize]);
+            for (to, from) in tables[i].iter_mut().zip(runs[i].tables::<MODE>(column)) {
+                to.fill::<MODE>(from);
+            }
         }
         for step in 0..steps {
             for i in 0..N {
                 let at = column * runs[i].stride + step;
                 // SAFETY: there are words for all steps of the column, and `out` has all of them.
                 unsafe {
-                    let symbols = self::step::<SPLIT>(&mut lanes[i], all, &tables[i], &mut words[i]);
+                    let before = match step {
+                        _ if MODE != CONTEXTS => None,
+                        0 => runs[i].before.as_ref(),
+                        _ => Some(runs[i].out.get_unchecked(at - 1)),
+                    };
+                    let symbols =
+                        step_after::<MODE>(before, limits[i], &mut lanes[i], all, &tables[i], &mut words[i]);
                     store_step(runs[i].out.get_unchecked_mut(at), symbols);
                 }
             }
@@ -459,16 +568,20 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
 }
 
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
-    let mut table = DecodeBytes::EMPTY;
-    table.fill::<SPLIT>(&run.tables[run.columns[0] as usize]);
+fn decode_part<const MODE: u8>(run: DecodeRun<'_, '_>, active: usize) {
+    let mut tables = [const { DecodeBytes::EMPTY }; CONTEXT_TABLES];
+    for (to, from) in tables.iter_mut().zip(run.tables::<MODE>(0)) {
+        to.fill::<MODE>(from);
+    }
+    let limits = run.limits::<MODE>(0);
     let mask = lanes_mask(0..active);
     let before = Lane::load(run.state);
     let mut x = before;
-    assert!(run.words.len() >= LANES * (1 + usize::from(SPLIT)));
+    assert!(run.words.len() >= words_per_step(MODE));
     let mut words = run.words.as_ptr();
     // SAFETY: just checked.
-    let symbols = unsafe { step::<SPLIT>(&mut x, mask, &table, &mut words) };
+    let symbols =
+        unsafe { step_after::<MODE>(run.before.as_ref(), limits, &mut x, mask, &tables, &mut words) };
     // SAFETY: both point into the same words.
     let used = unsafe { words.offset_from(run.words.as_ptr()) };
     *run.words = &run.words[used as usize..];
@@ -490,8 +603,6 @@ struct EncodeBytes {
     /// Only if symbols are split.
     symbols: [Bytes; 2],
     keep: [Bytes; 2],
-    /// Bounds that count, more if there are too many for `bounds`.
-    most: usize,
 }
 
 impl EncodeBytes {
@@ -507,28 +618,26 @@ impl EncodeBytes {
         shift: NONE,
         symbols: NONE,
         keep: NONE,
-        most: 0,
     };
 
     #[inline]
     #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-    fn fill<const SPLIT: bool>(&mut self, table: &EncodeTable) {
+    fn fill<const MODE: u8>(&mut self, table: &EncodeTable, most: usize) {
         split(&mut self.freq, &table.freq);
         split(&mut self.reciprocal_low, &table.reciprocal_low);
         split(&mut self.reciprocal_high, &table.reciprocal_high);
         split(&mut self.threshold, &table.threshold);
         split(&mut self.place, &table.place);
         split(&mut self.shift, &table.shift);
-        self.most = usize::from(table.most);
-        if self.most <= MAX_BOUNDS {
+        if most <= MAX_BOUNDS {
             split(&mut self.cell, &table.cell);
-            for (to, from) in self.bounds.iter_mut().zip(&table.bounds).take(self.most) {
+            for (to, from) in self.bounds.iter_mut().zip(&table.bounds).take(most) {
                 split(to, from);
             }
         } else {
             split(&mut self.pieces, &table.pieces);
         }
-        if SPLIT {
+        if MODE == SPLIT {
             split(&mut self.symbols, &table.symbols);
             split(&mut self.keep, &table.keep);
         }
@@ -592,10 +701,16 @@ fn estimate(lo: __m256i, hi: __m256i, low: __m256i, high: __m256i) -> __m256i {
 /// The inverse of [`find`], after [`spill`]. As for AVX-512.
 #[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn put<const WIDE: bool>(symbol: __m256i, freq: Pair, x: Lane, bytes: &EncodeBytes) -> Lane {
-    let up = upper(symbol);
-    let low = lookup_u16(&bytes.reciprocal_low, symbol, up);
-    let high = lookup_u16(&bytes.reciprocal_high, symbol, up);
+fn put<const MODE: u8, const WIDE: bool>(
+    symbol: __m256i,
+    freq: Pair,
+    x: Lane,
+    column: &Column<'_>,
+    select: Select,
+) -> Lane {
+    let (up, tables) = (upper(symbol), &column.bytes);
+    let low = select.words::<MODE>(each(tables, |table| &table.reciprocal_low), symbol, up);
+    let high = select.words::<MODE>(each(tables, |table| &table.reciprocal_high), symbol, up);
     let q = Pair(estimate(x.lo.0, x.hi.0, low.0, high.0), estimate(x.lo.1, x.hi.1, low.1, high.1));
     let product = both!(_mm256_mullo_epi16(q, freq));
     let r = both!(_mm256_sub_epi16(x.lo, product));
@@ -610,22 +725,23 @@ fn put<const WIDE: bool>(symbol: __m256i, freq: Pair, x: Lane, bytes: &EncodeByt
     let q = both!(_mm256_sub_epi16(q, fix));
     let r = both!(_mm256_sub_epi16(r, both!(_mm256_and_si256(fix, freq))));
     // The slot of offset r: in the own bucket, or in a piece of another one.
-    let threshold = lookup_u16(&bytes.threshold, symbol, up);
+    let threshold = select.words::<MODE>(each(tables, |table| &table.threshold), symbol, up);
     let other = both!(_mm256_cmpeq_epi16(both!(_mm256_subs_epu16(threshold, r)), Pair::zero()));
-    let place = both!(_mm256_add_epi16(r, lookup_u16(&bytes.place, symbol, up)));
-    let piece = if bytes.most <= MAX_BOUNDS {
+    let place = select.words::<MODE>(each(tables, |table| &table.place), symbol, up);
+    let place = both!(_mm256_add_epi16(r, place));
+    let piece = if column.most <= MAX_BOUNDS {
         let cell = both!(_mm256_srli_epi16::<11>(place)).bytes();
         let up = upper(cell);
-        let mut piece = lookup(&bytes.cell[0], cell, up);
-        for bounds in bytes.bounds.iter().take(bytes.most) {
-            let above = place.at_least(lookup_u16(bounds, cell, up));
-            piece = _mm256_sub_epi8(piece, above.mask_bytes());
+        let mut piece = select.bytes::<MODE>(each(tables, |table| &table.cell[0]), cell, up);
+        for i in 0..column.most {
+            let bounds = select.words::<MODE>(each(tables, |table| &table.bounds[i]), cell, up);
+            piece = _mm256_sub_epi8(piece, place.at_least(bounds).mask_bytes());
         }
         piece
     } else {
-        search(place, &bytes.pieces)
+        search::<MODE>(place, tables, select)
     };
-    let shift = lookup_u16(&bytes.shift, piece, upper(piece));
+    let shift = select.words::<MODE>(each(tables, |table| &table.shift), piece, upper(piece));
     let own = Pair::from_bytes(_mm256_setzero_si256(), upper(symbol));
     let lo = both!(_mm256_add_epi16(r, own.merge(other, shift)));
     Lane { lo, hi: q }
@@ -634,11 +750,12 @@ fn put<const WIDE: bool>(symbol: __m256i, freq: Pair, x: Lane, bytes: &EncodeByt
 /// The piece of a place, by binary search: for tables with many pieces in one cell, which are rare.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn search(place: Pair, pieces: &[Bytes; 2]) -> __m256i {
+fn search<const MODE: u8>(place: Pair, tables: &Tables<EncodeBytes>, select: Select) -> __m256i {
     let mut piece = _mm256_setzero_si256();
     for bit in [16, 8, 4, 2, 1] {
         let next = _mm256_or_si256(piece, _mm256_set1_epi8(bit));
-        let above = place.at_least(lookup_u16(pieces, next, upper(next)));
+        let begin = select.words::<MODE>(each(tables, |table| &table.pieces), next, upper(next));
+        let above = place.at_least(begin);
         piece = _mm256_blendv_epi8(piece, next, above.mask_bytes());
     }
     piece
@@ -655,25 +772,51 @@ fn coded(symbols: &Step, table: &EncodeTable) -> __m256i {
     load_step(&coded)
 }
 
+/// What a column is encoded by.
+struct Column<'t> {
+    /// One table, or that of the first step and those of the contexts.
+    tables: &'t [EncodeTable],
+    bytes: Tables<EncodeBytes>,
+    limits: Limits,
+    /// Bounds that count, more if there are too many for `bounds`.
+    most: usize,
+}
+
+impl<'t> Column<'t> {
+    const EMPTY: Self =
+        Self { tables: &[], bytes: [const { EncodeBytes::EMPTY }; CONTEXT_TABLES], limits: [0; 2], most: 0 };
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+    fn fill<const MODE: u8>(&mut self, run: &EncodeRun<'t>, column: usize) {
+        self.tables = run.tables::<MODE>(column);
+        self.limits = run.limits::<MODE>(column);
+        self.most = self.tables.iter().map(|table| usize::from(table.most)).max().unwrap_or(0);
+        for (bytes, table) in self.bytes.iter_mut().zip(self.tables) {
+            bytes.fill::<MODE>(table, self.most);
+        }
+    }
+}
+
 /// Encodes a symbol in every lane.
 ///
 /// # Safety
 /// There must be room for 32 words, 64 if symbols are split.
 #[inline]
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-unsafe fn encode_step<const SPLIT: bool, const WIDE: bool>(
+unsafe fn encode_step<const MODE: u8, const WIDE: bool>(
     lane: &mut Lane,
     active: Pair,
     symbols: &Step,
-    bytes: &EncodeBytes,
-    table: &EncodeTable,
+    column: &Column<'_>,
+    select: Select,
     room: &mut *mut [u8; 2],
 ) {
     let mut symbol = load_step(symbols);
-    if SPLIT {
-        let zero = _mm256_setzero_si256();
+    if MODE == SPLIT {
+        let (zero, bytes) = (_mm256_setzero_si256(), &column.bytes[0]);
         let whole = Pair::from_bytes(symbol, zero);
-        symbol = coded(symbols, table);
+        symbol = coded(symbols, &column.tables[0]);
         let up = upper(symbol);
         let keep = Pair::from_bytes(zero, lookup(&bytes.keep[1], symbol, up));
         // 0 stands for 65,536: nothing is moved there.
@@ -686,18 +829,48 @@ unsafe fn encode_step<const SPLIT: bool, const WIDE: bool>(
             *lane = put_low_bits(whole, x, keep, lookup_u16(&bytes.symbols, symbol, up));
         }
     }
-    let freq = lookup_u16(&bytes.freq, symbol, upper(symbol));
+    let freq = select.words::<MODE>(each(&column.bytes, |table| &table.freq), symbol, upper(symbol));
     let full = both!(_mm256_and_si256(lane.hi.at_least(freq), active));
     // SAFETY: the caller's promise.
     unsafe {
         let (x, count) = spill(*lane, full, *room);
         *room = room.add(count);
-        *lane = put::<WIDE>(symbol, freq, x, bytes);
+        *lane = put::<MODE, WIDE>(symbol, freq, x, column, select);
+    }
+}
+
+/// The same behind a step with these symbols.
+///
+/// # Safety
+/// As for [`encode_step`].
+#[inline]
+#[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+unsafe fn encode_after<const MODE: u8, const WIDE: bool>(
+    before: Option<&Step>,
+    lane: &mut Lane,
+    active: Pair,
+    symbols: &Step,
+    column: &Column<'_>,
+    room: &mut *mut [u8; 2],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match before {
+            Some(before) if MODE == CONTEXTS => {
+                let select = Select::new(load_step(before), column.limits);
+                encode_step::<CONTEXTS, WIDE>(lane, active, symbols, column, select, room);
+            }
+            // The first step has a table of its own.
+            None if MODE == CONTEXTS => {
+                encode_step::<PLAIN, WIDE>(lane, active, symbols, column, Select::none(), room);
+            }
+            _ => encode_step::<MODE, WIDE>(lane, active, symbols, column, Select::none(), room),
+        }
     }
 }
 
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
+fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
     let (columns, steps) = (runs[0].columns.len(), runs[0].steps);
     let all = Pair::all(-1);
     let mut lanes = [Lane { lo: all, hi: all }; N];
@@ -706,28 +879,32 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
         let run = &mut runs[i];
         assert!(run.columns.len() == columns && run.steps == steps && run.stride >= steps);
         assert!(run.symbols.len() >= (columns - 1) * run.stride + steps);
-        assert!(run.room.len() >= columns * steps * LANES * (1 + usize::from(SPLIT)));
+        assert!(run.room.len() >= columns * steps * words_per_step(MODE));
         lanes[i] = Lane::load(run.state);
         room[i] = run.room.as_mut_ptr();
     }
-    let mut bytes = [const { EncodeBytes::EMPTY }; N];
+    let mut filled = [const { Column::EMPTY }; N];
     for column in (0..columns).rev() {
-        let tables: [&EncodeTable; N] =
-            std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
         for i in 0..N {
-            bytes[i].fill::<SPLIT>(tables[i]);
+            filled[i].fill::<MODE>(&runs[i], column);
         }
-        let wide = tables.iter().any(|table| table.wide);
+        let wide = filled.iter().flat_map(|column| column.tables).any(|table| table.wide);
         for step in (0..steps).rev() {
             for i in 0..N {
                 // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
                 unsafe {
-                    let symbols = runs[i].symbols.get_unchecked(column * runs[i].stride + step);
+                    let at = column * runs[i].stride + step;
+                    let symbols = runs[i].symbols.get_unchecked(at);
+                    let before = match step {
+                        _ if MODE != CONTEXTS => None,
+                        0 => runs[i].before.as_ref(),
+                        _ => Some(runs[i].symbols.get_unchecked(at - 1)),
+                    };
                     let (lane, room) = (&mut lanes[i], &mut room[i]);
                     if wide {
-                        encode_step::<SPLIT, true>(lane, all, symbols, &bytes[i], tables[i], room);
+                        encode_after::<MODE, true>(before, lane, all, symbols, &filled[i], room);
                     } else {
-                        encode_step::<SPLIT, false>(lane, all, symbols, &bytes[i], tables[i], room);
+                        encode_after::<MODE, false>(before, lane, all, symbols, &filled[i], room);
                     }
                 }
             }
@@ -742,10 +919,9 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
 }
 
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
-    let table = &run.tables[run.columns[0] as usize];
-    let mut bytes = EncodeBytes::EMPTY;
-    bytes.fill::<SPLIT>(table);
+fn encode_part<const MODE: u8>(run: EncodeRun<'_>, active: usize) {
+    let mut column = Column::EMPTY;
+    column.fill::<MODE>(&run, 0);
     let mask = lanes_mask(LANES - active..LANES);
     let before = Lane::load(run.state);
     let mut x = before;
@@ -754,7 +930,7 @@ fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
     let mut room = words.as_mut_ptr();
     // SAFETY: `words` has room.
     let count = unsafe {
-        encode_step::<SPLIT, true>(&mut x, mask, &run.symbols[0], &bytes, table, &mut room);
+        encode_after::<MODE, true>(run.before.as_ref(), &mut x, mask, &run.symbols[0], &column, &mut room);
         room.offset_from(words.as_ptr()) as usize
     };
     run.room[..count].copy_from_slice(&words[..count]);

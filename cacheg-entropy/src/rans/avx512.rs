@@ -9,10 +9,11 @@ use std::ops::Range;
 
 use super::lanes::Lanes;
 use super::level::Level;
-use super::native::{DecodeRun, EncodeRun, Kernel, State, Step};
+use super::native::{CONTEXTS, DecodeRun, EncodeRun, Kernel, PLAIN, SPLIT, State, Step, words_per_step};
 use super::stream::LANES;
 use super::table::{DecodeTable, EncodeTable, MAX_BOUNDS};
 use super::transpose;
+use crate::tables::Limits;
 
 /// The kernels.
 #[derive(Debug, Clone, Copy)]
@@ -26,26 +27,26 @@ impl Avx512 {
 }
 
 impl Kernel for Avx512 {
-    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]) -> usize {
+    fn decode<const N: usize, const MODE: u8>(self, runs: [DecodeRun<'_, '_>; N]) -> usize {
         // SAFETY: `new` has checked the features.
-        unsafe { decode::<N, SPLIT>(runs) }
+        unsafe { decode::<N, MODE>(runs) }
     }
 
-    fn decode_part<const SPLIT: bool>(self, run: DecodeRun<'_, '_>, active: usize) {
+    fn decode_part<const MODE: u8>(self, run: DecodeRun<'_, '_>, active: usize) {
         // SAFETY: `new` has checked the features.
-        unsafe { decode_part::<SPLIT>(run, active) }
+        unsafe { decode_part::<MODE>(run, active) }
     }
 
-    fn encode<const N: usize, const SPLIT: bool>(self, runs: [EncodeRun<'_>; N]) {
+    fn encode<const N: usize, const MODE: u8>(self, runs: [EncodeRun<'_>; N]) {
         // SAFETY: `new` has checked the features.
         unsafe {
-            encode::<N, SPLIT>(runs);
+            encode::<N, MODE>(runs);
         }
     }
 
-    fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize) {
+    fn encode_part<const MODE: u8>(self, run: EncodeRun<'_>, active: usize) {
         // SAFETY: `new` has checked the features.
-        unsafe { encode_part::<SPLIT>(run, active) }
+        unsafe { encode_part::<MODE>(run, active) }
     }
 
     fn reverse(self, words: &mut [[u8; 2]]) {
@@ -177,6 +178,60 @@ fn find(x: Lane, table: &DecodeTable) -> (__m512i, Lane) {
     (symbol, Lane { lo, hi })
 }
 
+/// Which lanes use the tables of the second and of the third context.
+#[derive(Clone, Copy)]
+struct Select {
+    second: __mmask32,
+    third: __mmask32,
+}
+
+impl Select {
+    /// Where contexts do not count.
+    const NONE: Self = Self { second: 0, third: 0 };
+
+    /// The contexts of symbols.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+    fn new(before: __m512i, [a, b]: [__m512i; 2]) -> Self {
+        Self { second: _mm512_cmpge_epu16_mask(before, a), third: _mm512_cmpge_epu16_mask(before, b) }
+    }
+
+    /// Entries of three tables: two make one of 64 entries, the third is merged.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+    fn lookup(self, tables: [&[u16; LANES]; 3], index: __m512i) -> __m512i {
+        let wide = merge_sum(index, self.second, _mm512_set1_epi16(32));
+        let entries = _mm512_permutex2var_epi16(load(tables[0]), wide, load(tables[1]));
+        merge_permuted(entries, self.third, index, load(tables[2]))
+    }
+}
+
+/// Limits in registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn spread(limits: Limits) -> [__m512i; 2] {
+    limits.map(|limit| _mm512_set1_epi16(i16::from(limit)))
+}
+
+/// [`find`] with contexts. Here what counts is how many tables are looked up: thresholds and aliases share one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn find_in_context(x: Lane, tables: [&DecodeTable; 3], select: Select) -> (__m512i, Lane) {
+    let bucket = _mm512_srli_epi16::<11>(x.lo);
+    let low = _mm512_set1_epi16(2047);
+    let r = _mm512_and_si512(x.lo, low);
+    let packed = select.lookup(tables.map(|table| &table.packed), bucket);
+    let delta = select.lookup(tables.map(|table| &table.delta), bucket);
+    let other = _mm512_cmpge_epu16_mask(r, _mm512_and_si512(packed, low));
+    let symbol = merge(bucket, other, _mm512_srli_epi16::<11>(packed));
+    let freq = select.lookup(tables.map(|table| &table.freq), symbol);
+    let offset = merge_sum(r, other, delta);
+    let lo = _mm512_add_epi16(_mm512_mullo_epi16(freq, x.hi), offset);
+    let carry = _mm512_cmplt_epu16_mask(lo, offset);
+    let hi = merge_sum(_mm512_mulhi_epu16(freq, x.hi), carry, _mm512_set1_epi16(1));
+    (symbol, Lane { lo, hi })
+}
+
 /// Low bits: `keep` bits of the low half stay, the others leave.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
@@ -244,25 +299,44 @@ unsafe fn fetch(from: *const [u8; 2]) -> __m512i {
     words
 }
 
+/// Tables of a column.
+struct Column<'t> {
+    /// One, or that of the first step and those of the contexts.
+    tables: &'t [DecodeTable],
+    limits: [__m512i; 2],
+    /// Symbols of the step before.
+    before: __m512i,
+}
+
+impl<'t> Column<'t> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+    fn new<const MODE: u8>(run: &DecodeRun<'t, '_>, column: usize) -> Self {
+        let (tables, zero) = (run.tables::<MODE>(column), _mm512_setzero_si512());
+        let limits = spread(run.limits::<MODE>(column));
+        Self { tables, limits, before: run.before.as_ref().map_or(zero, |before| widen(before)) }
+    }
+}
+
 /// Decodes a symbol in every lane.
 ///
 /// # Safety
 /// There must be 32 words, 64 if symbols are split.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-unsafe fn step<const SPLIT: bool>(
+unsafe fn step<const MODE: u8>(
     lane: &mut Lane,
-    table: &DecodeTable,
+    column: &mut Column<'_>,
     words: &mut *const [u8; 2],
 ) -> __m512i {
-    let (mut symbol, x) = find(*lane, table);
+    let (mut symbol, x) = find_symbol::<MODE>(*lane, column);
     // SAFETY: the caller's promise; no more words are used than there are lanes.
     let (x, used) = unsafe { refill(x, !0, fetch(*words)) };
     // SAFETY: as above.
     *words = unsafe { words.add(used) };
     *lane = x;
-    if SPLIT {
-        (symbol, *lane) = low_bits(symbol, x, table);
+    if MODE == SPLIT {
+        (symbol, *lane) = low_bits(symbol, x, &column.tables[0]);
         // SAFETY: as above.
         let (x, used) = unsafe { refill(*lane, !0, fetch(*words)) };
         // SAFETY: as above.
@@ -272,8 +346,22 @@ unsafe fn step<const SPLIT: bool>(
     symbol
 }
 
+/// Decodes a coded symbol by the tables that are meant.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
+fn find_symbol<const MODE: u8>(x: Lane, column: &mut Column<'_>) -> (__m512i, Lane) {
+    let found = if MODE == CONTEXTS {
+        let tables = [&column.tables[1], &column.tables[2], &column.tables[3]];
+        find_in_context(x, tables, Select::new(column.before, column.limits))
+    } else {
+        find(x, &column.tables[0])
+    };
+    column.before = found.0;
+    found
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn decode<const N: usize, const MODE: u8>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
     let columns = runs[0].columns.len();
     let steps = runs[0].steps;
     let zero = _mm512_setzero_si512();
@@ -282,7 +370,7 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
     let mut last = words;
     for i in 0..N {
         let run = &mut runs[i];
-        let needed = steps * LANES * (1 + usize::from(SPLIT));
+        let needed = steps * words_per_step(MODE);
         assert!(run.columns.len() == columns && run.steps == steps && run.words.len() >= needed);
         assert!(run.stride >= steps && run.out.len() >= (columns - 1) * run.stride + steps);
         lanes[i] = Lane::load(run.state);
@@ -292,13 +380,11 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
     }
     let mut column = 0;
     while column < columns && (0..N).all(|i| words[i] <= last[i]) {
-        let tables: [&DecodeTable; N] =
-            std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
         // Slices would be checked, and as parts of `runs` reborrowed.
         let mut out: [*mut Step; N] =
             std::array::from_fn(|i| runs[i].out.as_mut_ptr().wrapping_add(column * runs[i].stride));
         // SAFETY: there are words for a column, and all columns have their `steps` in `out`.
-        unsafe { decode_column::<N, SPLIT>(steps, &tables, &mut lanes, &mut words, &mut out) };
+        unsafe { decode_column::<N, MODE>(&runs, column, &mut lanes, &mut words, &mut out) };
         column += 1;
     }
     for i in 0..N {
@@ -315,26 +401,42 @@ fn decode<const N: usize, const SPLIT: bool>(mut runs: [DecodeRun<'_, '_>; N]) -
 /// There must be 32 words for each step, 64 if symbols are split, and room for its symbols.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-unsafe fn decode_column<const N: usize, const SPLIT: bool>(
-    steps: usize,
-    tables: &[&DecodeTable; N],
+unsafe fn decode_column<const N: usize, const MODE: u8>(
+    runs: &[DecodeRun<'_, '_>; N],
+    column: usize,
     lanes: &mut [Lane; N],
     words: &mut [*const [u8; 2]; N],
     out: &mut [*mut Step; N],
 ) {
-    let zero = _mm512_setzero_si512();
+    let mut columns: [Column<'_>; N] = std::array::from_fn(|i| Column::new::<MODE>(&runs[i], column));
+    let mut steps = runs[0].steps;
+    if MODE == CONTEXTS {
+        // The first step has a table of its own, unless there was one before.
+        for i in 0..N {
+            // SAFETY: there are words for all steps and room for their symbols.
+            unsafe {
+                let symbol = match runs[i].before {
+                    None => step::<PLAIN>(&mut lanes[i], &mut columns[i], &mut words[i]),
+                    Some(_) => step::<CONTEXTS>(&mut lanes[i], &mut columns[i], &mut words[i]),
+                };
+                _mm256_storeu_si256(out[i].cast(), _mm512_cvtepi16_epi8(symbol));
+                out[i] = out[i].add(1);
+            }
+        }
+        steps -= 1;
+    }
     // Two steps' symbols fill a register of bytes: packing works by halves of 128 bits, their order is mended.
     let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for _ in 0..steps / 2 {
-        let mut first = [zero; N];
+        let mut first = [_mm512_setzero_si512(); N];
         for i in 0..N {
             // SAFETY: a step takes at most 32 words, 64 if symbols are split; there were as many for each step.
-            first[i] = unsafe { step::<SPLIT>(&mut lanes[i], tables[i], &mut words[i]) };
+            first[i] = unsafe { step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]) };
         }
         for i in 0..N {
             // SAFETY: as above; `out` has one item for each step.
             unsafe {
-                let second = step::<SPLIT>(&mut lanes[i], tables[i], &mut words[i]);
+                let second = step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]);
                 let both = _mm512_permutexvar_epi64(order, _mm512_packus_epi16(first[i], second));
                 _mm512_storeu_si512(out[i].cast(), both);
                 out[i] = out[i].add(2);
@@ -345,7 +447,7 @@ unsafe fn decode_column<const N: usize, const SPLIT: bool>(
         for i in 0..N {
             // SAFETY: as above; this is the last of the steps.
             unsafe {
-                let symbol = step::<SPLIT>(&mut lanes[i], tables[i], &mut words[i]);
+                let symbol = step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]);
                 _mm256_storeu_si256(out[i].cast(), _mm512_cvtepi16_epi8(symbol));
                 out[i] = out[i].add(1);
             }
@@ -354,15 +456,18 @@ unsafe fn decode_column<const N: usize, const SPLIT: bool>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn decode_part<const SPLIT: bool>(run: DecodeRun<'_, '_>, active: usize) {
+fn decode_part<const MODE: u8>(run: DecodeRun<'_, '_>, active: usize) {
     let mask = (!0u32).unbounded_shr(32 - active as u32);
+    let mut column = Column::new::<MODE>(&run, 0);
     let before = Lane::load(run.state);
-    let table = &run.tables[run.columns[0] as usize];
-    let (mut symbol, x) = find(before, table);
+    let (mut symbol, x) = match run.before {
+        None if MODE == CONTEXTS => find_symbol::<PLAIN>(before, &mut column),
+        _ => find_symbol::<MODE>(before, &mut column),
+    };
     let (mut x, used) = refill(x, mask, load_words(run.words));
     *run.words = &run.words[used..];
-    if SPLIT {
-        let (whole, y) = low_bits(symbol, x, table);
+    if MODE == SPLIT {
+        let (whole, y) = low_bits(symbol, x, &column.tables[0]);
         symbol = whole;
         let (y, used) = refill(y, mask, load_words(run.words));
         *run.words = &run.words[used..];
@@ -407,14 +512,30 @@ fn put_low_bits(symbol: __m512i, x: Lane, bits: __m512i) -> Lane {
     Lane { lo, hi }
 }
 
+/// Entries of an encoder's table, or of those of the contexts.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn entries<const MODE: u8>(
+    tables: &[EncodeTable],
+    select: Select,
+    field: impl Fn(&EncodeTable) -> &[u16; LANES],
+    index: __m512i,
+) -> __m512i {
+    if MODE == CONTEXTS {
+        select.lookup([field(&tables[1]), field(&tables[2]), field(&tables[3])], index)
+    } else {
+        _mm512_permutexvar_epi16(index, load(field(&tables[0])))
+    }
+}
+
 /// The piece of a place, by binary search.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn search(place: __m512i, table: &EncodeTable) -> __m512i {
+fn search<const MODE: u8>(place: __m512i, tables: &[EncodeTable], select: Select) -> __m512i {
     let mut piece = _mm512_setzero_si512();
     for bit in [16, 8, 4, 2, 1] {
         let next = _mm512_add_epi16(piece, _mm512_set1_epi16(bit));
-        let begin = _mm512_permutexvar_epi16(next, load(&table.pieces));
+        let begin = entries::<MODE>(tables, select, |table| &table.pieces, next);
         piece = merge(piece, _mm512_cmpge_epu16_mask(place, begin), next);
     }
     piece
@@ -427,10 +548,17 @@ fn search(place: __m512i, table: &EncodeTable) -> __m512i {
 /// unless the frequency exceeds half of all; for tables that have one (`WIDE`) bit 16 is computed too.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &EncodeTable, most: u8) -> Lane {
+fn put<const MODE: u8, const WIDE: bool>(
+    symbol: __m512i,
+    freq: __m512i,
+    x: Lane,
+    tables: &[EncodeTable],
+    select: Select,
+    most: u8,
+) -> Lane {
     let one = _mm512_set1_epi16(1);
-    let low = _mm512_permutexvar_epi16(symbol, load(&table.reciprocal_low));
-    let high = _mm512_permutexvar_epi16(symbol, load(&table.reciprocal_high));
+    let low = entries::<MODE>(tables, select, |table| &table.reciprocal_low, symbol);
+    let high = entries::<MODE>(tables, select, |table| &table.reciprocal_high, symbol);
     let estimate = |x, reciprocal| {
         let quotient = _mm512_mul_ps(_mm512_cvtepu32_ps(x), _mm512_castsi512_ps(reciprocal));
         _mm512_cvttps_epu32(quotient)
@@ -452,21 +580,21 @@ fn put<const WIDE: bool>(symbol: __m512i, freq: __m512i, x: Lane, table: &Encode
     let q = merge_sum(q, fix, one);
     let r = merge_sum(r, fix, _mm512_sub_epi16(_mm512_setzero_si512(), freq));
     // The slot of offset r: in the own bucket, or in a piece of another one.
-    let own = _mm512_cmplt_epu16_mask(r, _mm512_permutexvar_epi16(symbol, load(&table.threshold)));
-    let place = _mm512_add_epi16(r, _mm512_permutexvar_epi16(symbol, load(&table.place)));
+    let own = _mm512_cmplt_epu16_mask(r, entries::<MODE>(tables, select, |table| &table.threshold, symbol));
+    let place = _mm512_add_epi16(r, entries::<MODE>(tables, select, |table| &table.place, symbol));
     let piece = if usize::from(most) <= MAX_BOUNDS {
         // All comparisons at the same time.
         let cell = _mm512_srli_epi16::<11>(place);
-        let mut piece = _mm512_permutexvar_epi16(cell, load(&table.cell));
-        for bounds in table.bounds.iter().take(usize::from(most)) {
-            let above = _mm512_cmpge_epu16_mask(place, _mm512_permutexvar_epi16(cell, load(bounds)));
-            piece = merge_sum(piece, above, one);
+        let mut piece = entries::<MODE>(tables, select, |table| &table.cell, cell);
+        for i in 0..usize::from(most) {
+            let bounds = entries::<MODE>(tables, select, |table| &table.bounds[i], cell);
+            piece = merge_sum(piece, _mm512_cmpge_epu16_mask(place, bounds), one);
         }
         piece
     } else {
-        search(place, table)
+        search::<MODE>(place, tables, select)
     };
-    let shift = _mm512_permutexvar_epi16(piece, load(&table.shift));
+    let shift = entries::<MODE>(tables, select, |table| &table.shift, piece);
     let shift = _mm512_mask_slli_epi16::<11>(shift, own, symbol);
     Lane { lo: _mm512_add_epi16(r, shift), hi: q }
 }
@@ -494,8 +622,37 @@ fn widen(symbols: &Step) -> __m512i {
     _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(symbols.as_ptr().cast()) })
 }
 
+/// Encodes symbols in the lanes of `active`. `write` takes words, of which the first so many count.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
+fn encode_step<const MODE: u8, const WIDE: bool>(
+    mut x: Lane,
+    active: __mmask32,
+    symbols: &Step,
+    tables: &[EncodeTable],
+    select: Select,
+    most: u8,
+    mut write: impl FnMut(__m512i, usize),
+) -> Lane {
+    let mut symbol = widen(symbols);
+    if MODE == SPLIT {
+        let whole = symbol;
+        symbol = coded(symbols, &tables[0]);
+        let bits = _mm512_permutexvar_epi16(symbol, load(&tables[0].bits));
+        // 2^(16 − bits), or 65,536 where there are none: nothing is moved there.
+        let freq = _mm512_sllv_epi16(_mm512_set1_epi16(1), _mm512_sub_epi16(_mm512_set1_epi16(16), bits));
+        let (y, words, count) = spill(x, _mm512_mask_test_epi16_mask(active, bits, bits), freq);
+        write(words, count);
+        x = put_low_bits(whole, y, bits);
+    }
+    let freq = entries::<MODE>(tables, select, |table| &table.freq, symbol);
+    let (x, words, count) = spill(x, active, freq);
+    write(words, count);
+    put::<MODE, WIDE>(symbol, freq, x, tables, select, most)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
     let columns = runs[0].columns.len();
     let steps = runs[0].steps;
     let zero = _mm512_setzero_si512();
@@ -506,21 +663,17 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
         let all = steps * columns;
         assert!(run.columns.len() == columns && run.steps == steps && run.stride >= steps);
         assert!(run.symbols.len() >= (columns - 1) * run.stride + steps);
-        assert!(run.room.len() >= all * LANES * (1 + usize::from(SPLIT)));
+        assert!(run.room.len() >= all * words_per_step(MODE));
         lanes[i] = Lane::load(run.state);
         room[i] = run.room.as_mut_ptr();
     }
     for column in (0..columns).rev() {
-        let tables: [&EncodeTable; N] =
-            std::array::from_fn(|i| &runs[i].tables[runs[i].columns[column] as usize]);
-        let symbols: [*const Step; N] =
-            std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
         // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
         unsafe {
-            if tables.iter().any(|table| table.wide) {
-                encode_column::<N, SPLIT, true>(steps, &tables, &symbols, &mut lanes, &mut room);
+            if runs.iter().flat_map(|run| run.tables::<MODE>(column)).any(|table| table.wide) {
+                encode_column::<N, MODE, true>(&runs, column, &mut lanes, &mut room);
             } else {
-                encode_column::<N, SPLIT, false>(steps, &tables, &symbols, &mut lanes, &mut room);
+                encode_column::<N, MODE, false>(&runs, column, &mut lanes, &mut room);
             }
         }
     }
@@ -533,61 +686,67 @@ fn encode<const N: usize, const SPLIT: bool>(mut runs: [EncodeRun<'_>; N]) {
 }
 
 /// # Safety
-/// `symbols` must point to those of all steps, `room` to 32 words for each, 64 if symbols are split.
+/// Runs must have symbols of all steps, `room` 32 words for each, 64 if symbols are split.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-unsafe fn encode_column<const N: usize, const SPLIT: bool, const WIDE: bool>(
-    steps: usize,
-    tables: &[&EncodeTable; N],
-    symbols: &[*const Step; N],
+unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
+    runs: &[EncodeRun<'_>; N],
+    column: usize,
     lanes: &mut [Lane; N],
     room: &mut [*mut [u8; 2]; N],
 ) {
-    let most = tables.iter().fold(0, |most, table| most.max(table.most));
-    for step in (0..steps).rev() {
+    let tables: [&[EncodeTable]; N] = std::array::from_fn(|i| runs[i].tables::<MODE>(column));
+    let symbols: [*const Step; N] =
+        std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
+    let most = tables.iter().copied().flatten().fold(0, |most, table| most.max(table.most));
+    let mut limits = [[_mm512_setzero_si512(); 2]; N];
+    for i in 0..N {
+        limits[i] = spread(runs[i].limits::<MODE>(column));
+    }
+    for step in (0..runs[0].steps).rev() {
         for i in 0..N {
-            let table = tables[i];
             // SAFETY: the caller's promise.
-            let symbols = unsafe { &*symbols[i].add(step) };
-            let mut symbol = widen(symbols);
-            let mut x = lanes[i];
-            if SPLIT {
-                let whole = symbol;
-                symbol = coded(symbols, table);
-                let bits = _mm512_permutexvar_epi16(symbol, load(&table.bits));
-                // 2^(16 − bits), or 65,536 where there are none: nothing is moved there.
-                let freq =
-                    _mm512_sllv_epi16(_mm512_set1_epi16(1), _mm512_sub_epi16(_mm512_set1_epi16(16), bits));
-                let some = _mm512_test_epi16_mask(bits, bits);
-                let (y, words, count) = spill(x, some, freq);
+            let own = unsafe { &*symbols[i].add(step) };
+            let write = |words, count| {
                 // SAFETY: a step stores at most 32 words twice, of which there is room; so there is for all.
                 unsafe {
                     _mm512_storeu_si512(room[i].cast(), words);
                     room[i] = room[i].add(count);
                 }
-                x = put_low_bits(whole, y, bits);
+            };
+            let mut before = None;
+            if MODE == CONTEXTS {
+                // SAFETY: as above.
+                before = if step > 0 {
+                    Some(unsafe { &*symbols[i].add(step - 1) })
+                } else {
+                    runs[i].before.as_ref()
+                };
             }
-            let freq = _mm512_permutexvar_epi16(symbol, load(&table.freq));
-            let (y, words, count) = spill(x, !0, freq);
-            // SAFETY: as above.
-            unsafe {
-                _mm512_storeu_si512(room[i].cast(), words);
-                room[i] = room[i].add(count);
-            }
-            lanes[i] = put::<WIDE>(symbol, freq, y, table, most);
+            lanes[i] = match before {
+                Some(before) => {
+                    let select = Select::new(widen(before), limits[i]);
+                    encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], select, most, write)
+                }
+                // The first step has a table of its own.
+                None if MODE == CONTEXTS => {
+                    encode_step::<PLAIN, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write)
+                }
+                None => encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write),
+            };
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
+fn encode_part<const MODE: u8>(run: EncodeRun<'_>, active: usize) {
     let mask = (!0u32).unbounded_shl(32 - active as u32);
-    let table = &run.tables[run.columns[0] as usize];
+    let tables = run.tables::<MODE>(0);
+    let most = tables.iter().fold(0, |most, table| most.max(table.most));
+    let limits = run.limits::<MODE>(0);
     let before = Lane::load(run.state);
-    let mut symbol = widen(&run.symbols[0]);
-    let mut x = before;
     let mut room = run.room;
-    let mut write = |words: __m512i, count: usize| {
+    let write = |words: __m512i, count: usize| {
         let mut all = [0; LANES];
         store(&mut all, words);
         let (own, rest) = std::mem::take(&mut room).split_at_mut(count);
@@ -597,20 +756,17 @@ fn encode_part<const SPLIT: bool>(run: EncodeRun<'_>, active: usize) {
         }
         *run.written += count;
     };
-    if SPLIT {
-        let whole = symbol;
-        symbol = coded(&run.symbols[0], table);
-        let bits = _mm512_permutexvar_epi16(symbol, load(&table.bits));
-        let freq = _mm512_sllv_epi16(_mm512_set1_epi16(1), _mm512_sub_epi16(_mm512_set1_epi16(16), bits));
-        let some = _mm512_test_epi16_mask(bits, bits);
-        let (y, words, count) = spill(x, mask & some, freq);
-        write(words, count);
-        x = put_low_bits(whole, y, bits);
-    }
-    let freq = _mm512_permutexvar_epi16(symbol, load(&table.freq));
-    let (y, words, count) = spill(x, mask, freq);
-    write(words, count);
-    let x = put::<true>(symbol, freq, y, table, table.most);
+    let symbols = &run.symbols[0];
+    let x = match run.before {
+        Some(own) if MODE == CONTEXTS => {
+            let select = Select::new(widen(&own), spread(limits));
+            encode_step::<CONTEXTS, true>(before, mask, symbols, tables, select, most, write)
+        }
+        _ if MODE == CONTEXTS => {
+            encode_step::<PLAIN, true>(before, mask, symbols, tables, Select::NONE, most, write)
+        }
+        _ => encode_step::<MODE, true>(before, mask, symbols, tables, Select::NONE, most, write),
+    };
     let lo = _mm512_mask_mov_epi16(before.lo, mask, x.lo);
     let hi = _mm512_mask_mov_epi16(before.hi, mask, x.hi);
     Lane { lo, hi }.store(run.state);

@@ -17,8 +17,9 @@ struct Case {
 }
 
 impl Case {
-    fn new(scope: Scope, sizes: [u16; 2], cols: usize, training: [&[u8]; 2]) -> Result<Self> {
-        let rans = Rans::new(RansSettings { tables: scope, classes: 3, ..RansSettings::default() })?;
+    fn new(scope: Scope, contexts: u8, sizes: [u16; 2], cols: usize, training: [&[u8]; 2]) -> Result<Self> {
+        let settings = RansSettings { tables: scope, classes: 3, contexts, ..RansSettings::default() };
+        let rans = Rans::new(settings)?;
         let shape = Some(Shape { heads: 1, head_dim: cols as u32, dtype: Dtype::F16 });
         let layer = LayerGroup { repeat: 1, key: shape, value: None, latent: None, rope: None };
         let planes: Vec<Plane> = Geometry::new([layer])?.planes().into_iter().take(1).collect();
@@ -80,15 +81,18 @@ fn decode(
 /// If levels differ, or symbols do not come back.
 pub fn differential(input: &[u8]) {
     let [scope, a, b, rows, cols, count, at, flip, rest @ ..] = input else { return };
+    let contexts = if scope & 4 == 0 { 1 } else { 3 };
     let scope = [Scope::One, Scope::Channel, Scope::Class, Scope::Layer][usize::from(*scope % 4)];
-    let sizes = [2 + u16::from(*a) % 255, 2 + u16::from(*b) % 255];
+    // With contexts the first alphabet has some.
+    let most = if contexts == 1 { 255 } else { 31 };
+    let sizes = [2 + u16::from(*a) % most, 2 + u16::from(*b) % 255];
     let cols = 1 + usize::from(*cols) % 70;
     let symbol = |size: u16, i: usize| {
         let byte = rest.get(i % rest.len().max(1)).copied().unwrap_or(0);
         (u16::from(byte) % size) as u8
     };
     let training = sizes.map(|size| (0..cols * 8).map(|i| symbol(size, i)).collect::<Vec<u8>>());
-    let Ok(case) = Case::new(scope, sizes, cols, [&training[0], &training[1]]) else { return };
+    let Ok(case) = Case::new(scope, contexts, sizes, cols, [&training[0], &training[1]]) else { return };
     let levels = Level::ALL.into_iter().filter(|level| level.is_available());
     let Ok(bounds) = levels.map(|level| case.bind(level)).collect::<Result<Vec<_>>>() else { return };
     let mut tiles = Vec::new();

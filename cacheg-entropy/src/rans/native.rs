@@ -15,10 +15,21 @@ use std::ops::Range;
 
 use cacheg_core::CoderScratch;
 
-use super::Columns;
+use super::Mode;
 use super::lanes::Lanes;
 use super::stream::{LANES, Words};
 use super::table::{DecodeTable, EncodeTable};
+use crate::tables::{CONTEXT_TABLES, Limits};
+
+/// [`Mode`]s as kernels are compiled for them.
+pub(super) const PLAIN: u8 = 0;
+pub(super) const SPLIT: u8 = 1;
+pub(super) const CONTEXTS: u8 = 2;
+
+/// Words that a step may need.
+pub(super) const fn words_per_step(mode: u8) -> usize {
+    if mode == SPLIT { 2 * LANES } else { LANES }
+}
 
 /// Streams in flight at most.
 pub(super) const STREAMS: usize = 4;
@@ -102,8 +113,12 @@ impl State {
 #[derive(Debug)]
 pub(super) struct DecodeRun<'r, 'b> {
     pub(super) tables: &'r [DecodeTable],
-    /// The number of each column's table.
+    /// The number of each column's table; of the first of them, if there are contexts.
     pub(super) columns: &'r [u32],
+    /// The limits of each column's contexts, if there are any.
+    pub(super) limits: &'r [Limits],
+    /// With contexts: the symbols of the step before the first; nothing at the beginning of columns.
+    pub(super) before: Option<Step>,
     pub(super) state: &'r mut State,
     /// For the first column there are at least 32 words for each step, 64 if symbols are split: more than it can
     /// use.
@@ -121,8 +136,12 @@ pub(super) struct DecodeRun<'r, 'b> {
 #[derive(Debug)]
 pub(super) struct EncodeRun<'r> {
     pub(super) tables: &'r [EncodeTable],
-    /// The number of each column's table.
+    /// The number of each column's table; of the first of them, if there are contexts.
     pub(super) columns: &'r [u32],
+    /// The limits of each column's contexts, if there are any.
+    pub(super) limits: &'r [Limits],
+    /// With contexts: the symbols of the step before the first; nothing at the beginning of columns.
+    pub(super) before: Option<Step>,
     pub(super) state: &'r mut State,
     /// There is room for 32 words for each step, 64 if symbols are split: all that they can need.
     pub(super) room: &'r mut [[u8; 2]],
@@ -135,12 +154,42 @@ pub(super) struct EncodeRun<'r> {
     pub(super) stride: usize,
 }
 
+impl<'r> DecodeRun<'r, '_> {
+    /// The tables of a column: one, or four with contexts.
+    #[inline]
+    pub(super) fn tables<const MODE: u8>(&self, column: usize) -> &'r [DecodeTable] {
+        let first = self.columns[column] as usize;
+        &self.tables[first..first + if MODE == CONTEXTS { CONTEXT_TABLES } else { 1 }]
+    }
+
+    /// The limits of a column's contexts, if there are any.
+    #[inline]
+    pub(super) fn limits<const MODE: u8>(&self, column: usize) -> Limits {
+        if MODE == CONTEXTS { self.limits[column] } else { [0; 2] }
+    }
+}
+
+impl<'r> EncodeRun<'r> {
+    /// The tables of a column: one, or four with contexts.
+    #[inline]
+    pub(super) fn tables<const MODE: u8>(&self, column: usize) -> &'r [EncodeTable] {
+        let first = self.columns[column] as usize;
+        &self.tables[first..first + if MODE == CONTEXTS { CONTEXT_TABLES } else { 1 }]
+    }
+
+    /// The limits of a column's contexts, if there are any.
+    #[inline]
+    pub(super) fn limits<const MODE: u8>(&self, column: usize) -> Limits {
+        if MODE == CONTEXTS { self.limits[column] } else { [0; 2] }
+    }
+}
+
 /// What can be run next: so many columns of so many steps.
 #[derive(Debug, Clone, Copy)]
 struct Work {
     columns: usize,
     steps: usize,
-    split: bool,
+    mode: Mode,
 }
 
 impl Work {
@@ -153,7 +202,7 @@ impl Work {
     fn and(self, other: Self) -> Self {
         let steps = self.steps.min(other.steps);
         let columns = if self.steps == other.steps { self.columns.min(other.columns) } else { 1 };
-        Self { columns, steps, split: self.split }
+        Self { columns, steps, mode: self.mode }
     }
 }
 
@@ -161,16 +210,16 @@ impl Work {
 pub(super) trait Kernel: Copy {
     /// Runs some streams; all have the same number of columns and steps. Returns how many columns were done,
     /// the same in all: it stops where words might run out.
-    fn decode<const N: usize, const SPLIT: bool>(self, runs: [DecodeRun<'_, '_>; N]) -> usize;
+    fn decode<const N: usize, const MODE: u8>(self, runs: [DecodeRun<'_, '_>; N]) -> usize;
 
     /// One step of the first `active` lanes; the others' symbols are 0.
-    fn decode_part<const SPLIT: bool>(self, run: DecodeRun<'_, '_>, active: usize);
+    fn decode_part<const MODE: u8>(self, run: DecodeRun<'_, '_>, active: usize);
 
     /// Runs some streams; all have the same number of columns and steps.
-    fn encode<const N: usize, const SPLIT: bool>(self, runs: [EncodeRun<'_>; N]);
+    fn encode<const N: usize, const MODE: u8>(self, runs: [EncodeRun<'_>; N]);
 
     /// One step of the last `active` lanes, which are the first of the stream.
-    fn encode_part<const SPLIT: bool>(self, run: EncodeRun<'_>, active: usize);
+    fn encode_part<const MODE: u8>(self, run: EncodeRun<'_>, active: usize);
 
     /// Turns words round.
     fn reverse(self, words: &mut [[u8; 2]]);
@@ -180,9 +229,4 @@ pub(super) trait Kernel: Copy {
 
     /// From rows to native order, lanes in reverse.
     fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]);
-}
-
-/// Words that a step may need.
-fn words_per_step(columns: Columns<'_>) -> usize {
-    LANES * (1 + usize::from(columns.split))
 }

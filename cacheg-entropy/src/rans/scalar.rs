@@ -4,10 +4,10 @@ use std::hint::select_unpredictable;
 
 use cacheg_core::Result;
 
-use super::Columns;
 use super::lanes::Lanes;
 use super::stream::{LANES, WordWriter, Words, refill, refilled};
 use super::table::{DecodeTable, EncodeTable};
+use super::{Columns, Mode};
 
 /// Decodes a segment into row-major `symbols`.
 ///
@@ -21,6 +21,9 @@ pub(super) fn decode(
     symbols: &mut [u8],
 ) -> Result<()> {
     let lanes = Lanes::new(columns);
+    if columns.mode == Mode::Contexts {
+        return decode_contexts(columns, lanes, tables, words, states, symbols);
+    }
     for (col, table) in columns.index.iter().enumerate() {
         let (table, mut at) = (&tables[*table as usize], lanes.starts(col));
         for step in 0..lanes.steps() {
@@ -42,7 +45,7 @@ pub(super) fn decode(
                 }
                 refill(&mut states[..active], words)?;
             }
-            if columns.split {
+            if columns.mode == Mode::Split {
                 for ((x, coded), at) in states[..active].iter_mut().zip(&coded).zip(&at) {
                     let coded = usize::from(*coded) % LANES;
                     let keep = 16 - u32::from(table.bits[coded]);
@@ -63,6 +66,35 @@ pub(super) fn decode(
     Ok(())
 }
 
+/// The same where each lane's table depends on its symbol before.
+fn decode_contexts(
+    columns: Columns<'_>,
+    lanes: Lanes,
+    tables: &[DecodeTable],
+    words: &mut Words<'_>,
+    states: &mut [u32; LANES],
+    symbols: &mut [u8],
+) -> Result<()> {
+    for (col, first) in columns.index.iter().enumerate() {
+        let (tables, mut at) = (&tables[*first as usize..], lanes.starts(col));
+        let mut contexts = [0; LANES];
+        for step in 0..lanes.steps() {
+            let active = lanes.active(step);
+            for (lane, x) in states[..active].iter_mut().enumerate() {
+                let (symbol, next) = tables[contexts[lane]].step(*x);
+                *x = next;
+                symbols[at[lane]] = symbol as u8;
+                contexts[lane] = columns.context(col, Some(symbol as u8));
+            }
+            refill(&mut states[..active], words)?;
+            for at in &mut at {
+                *at += lanes.cols;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Encodes a segment of row-major `symbols`, which are inside their alphabet, last row first.
 ///
 /// # Errors
@@ -75,12 +107,13 @@ pub(super) fn encode(
     words: &mut WordWriter<'_>,
 ) -> Result<()> {
     let lanes = Lanes::new(columns);
-    for (col, table) in columns.index.iter().enumerate().rev() {
-        let (table, starts) = (&tables[*table as usize], lanes.starts(col));
+    for (col, first) in columns.index.iter().enumerate().rev() {
+        let first = *first as usize;
+        let (table, starts) = (&tables[first], lanes.starts(col));
         for step in (0..lanes.steps()).rev() {
             let active = lanes.active(step);
             let symbol = |lane: usize| symbols[starts[lane] + step * lanes.cols];
-            if columns.split {
+            if columns.mode == Mode::Split {
                 for lane in (0..active).rev() {
                     let (symbol, x) = (symbol(lane), &mut states[lane]);
                     let keep = 16 - table.coded(symbol).1;
@@ -91,6 +124,12 @@ pub(super) fn encode(
                 }
             }
             for lane in (0..active).rev() {
+                let table = if columns.mode == Mode::Contexts {
+                    let before = (step > 0).then(|| symbols[starts[lane] + (step - 1) * lanes.cols]);
+                    &tables[first + columns.context(col, before)]
+                } else {
+                    table
+                };
                 let (coded, x) = (table.coded(symbol(lane)).0, &mut states[lane]);
                 spill(x, table.freq(coded), words)?;
                 let (high, offset) = table.divide(*x, coded);

@@ -17,6 +17,9 @@ pub(super) struct DecodeTable {
     pub(super) delta: [u16; BUCKETS],
     /// Frequencies of coded symbols.
     pub(super) freq: [u16; BUCKETS],
+    /// `threshold + 2048·alias`. A bucket that is whole has 0 for the threshold, which leaves all to its alias:
+    /// to itself, with the same offsets.
+    pub(super) packed: [u16; BUCKETS],
     /// Frequency of each alias.
     pub(super) alias_freq: [u16; BUCKETS],
     /// The first symbol of each coded one.
@@ -46,7 +49,8 @@ impl DecodeTable {
         let alias_freq = alias.map(|symbol| freq[usize::from(symbol)]);
         let symbols = bits.map(|k| 1 << k);
         let keep = bits.map(|k| (1u32 << (16 - k)) as u16);
-        Self { threshold, alias, delta, freq, alias_freq, base, bits, symbols, keep }
+        let packed = std::array::from_fn(|b| threshold[b] % WIDTH + alias[b] * WIDTH);
+        Self { threshold, alias, delta, freq, packed, alias_freq, base, bits, symbols, keep }
     }
 
     /// Decodes a coded symbol; the state behind it is not refilled.

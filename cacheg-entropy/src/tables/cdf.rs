@@ -59,7 +59,7 @@ pub(crate) fn unpack(bytes: &[u8], layout: &Layout, entries: u16) -> Result<Tabl
             tables.push(table(&cdf, group.alphabet)?);
         }
     }
-    let set = TableSet { counts, tables, classes: Vec::new() };
+    let set = TableSet { counts, tables, classes: Vec::new(), limits: Vec::new() };
     set.check(layout, false)?;
     Ok(set)
 }

@@ -20,8 +20,14 @@ pub(crate) struct Clusters {
     pub(crate) sums: Vec<Vec<u64>>,
 }
 
-/// Sorts `members`, which are rows of `counts`, into at most `classes` (1 to 256) classes.
-pub(crate) fn cluster(counts: &Counts, members: &[usize], alphabet: usize, classes: usize) -> Clusters {
+/// Sorts `members`, which are rows of `counts`, into at most `classes` (1 to 256) classes. A row has several
+/// histograms of `alphabet` symbols.
+pub(crate) fn cluster(
+    counts: &Counts,
+    members: &[usize],
+    (alphabet, histograms): (usize, usize),
+    classes: usize,
+) -> Clusters {
     let seen: Vec<usize> = (0..members.len()).filter(|m| !counts.row(members[*m]).1.is_empty()).collect();
     let mut class_of = vec![0u8; members.len()];
     if seen.len() <= classes {
@@ -31,8 +37,8 @@ pub(crate) fn cluster(counts: &Counts, members: &[usize], alphabet: usize, class
     } else {
         let step = seen.len().div_ceil(SAMPLE);
         let sample: Vec<usize> = seen.iter().step_by(step).copied().collect();
-        let mut codes = Codes::new(alphabet, classes);
-        initial(counts, members, &sample, classes, &mut class_of);
+        let mut codes = Codes::new(alphabet, histograms, classes);
+        initial(counts, members, &sample, alphabet, classes, &mut class_of);
         for _ in 0..ROUNDS {
             codes.fit(counts, sample.iter().map(|m| (members[*m], class_of[*m])));
             for member in &sample {
@@ -44,11 +50,11 @@ pub(crate) fn cluster(counts: &Counts, members: &[usize], alphabet: usize, class
             class_of[*member] = codes.nearest(counts.row(members[*member]));
         }
     }
-    sums(counts, members, alphabet, class_of)
+    sums(counts, members, alphabet * histograms, class_of)
 }
 
 /// Leaves out classes without members and adds up the others.
-fn sums(counts: &Counts, members: &[usize], alphabet: usize, mut class_of: Vec<u8>) -> Clusters {
+fn sums(counts: &Counts, members: &[usize], entries: usize, mut class_of: Vec<u8>) -> Clusters {
     let mut used = [false; 256];
     for class in &class_of {
         used[usize::from(*class)] = true;
@@ -57,26 +63,33 @@ fn sums(counts: &Counts, members: &[usize], alphabet: usize, mut class_of: Vec<u
     let mut sums = Vec::new();
     for (class, _) in used.iter().enumerate().filter(|(_, used)| **used) {
         rank[class] = sums.len() as u8;
-        sums.push(vec![0u64; alphabet]);
+        sums.push(vec![0u64; entries]);
     }
     for (class, row) in class_of.iter_mut().zip(members) {
         *class = rank[usize::from(*class)];
         counts.add_to(*row, &mut sums[usize::from(*class)]);
     }
     if sums.is_empty() {
-        sums.push(vec![0; alphabet]);
+        sums.push(vec![0; entries]);
     }
     Clusters { class_of, sums }
 }
 
-/// First classes: blocks of similar mean, within each of similar spread.
-fn initial(counts: &Counts, members: &[usize], sample: &[usize], classes: usize, class_of: &mut [u8]) {
+/// First classes: blocks of similar mean, within each of similar spread, by the first histogram of each row.
+fn initial(
+    counts: &Counts,
+    members: &[usize],
+    sample: &[usize],
+    alphabet: usize,
+    classes: usize,
+    class_of: &mut [u8],
+) {
     let mut features: Vec<(f32, f32, usize)> = sample
         .iter()
         .map(|member| {
             let (first, row) = counts.row(members[*member]);
             let (mut n, mut mean, mut square) = (0.0, 0.0, 0.0);
-            for (symbol, count) in row.iter().enumerate() {
+            for (symbol, count) in row.iter().enumerate().take(alphabet.saturating_sub(first)) {
                 let (symbol, count) = ((first + symbol) as f64, f64::from(*count));
                 n += count;
                 mean += count * symbol;
@@ -104,6 +117,8 @@ fn initial(counts: &Counts, members: &[usize], sample: &[usize], classes: usize,
 /// Code lengths of every symbol in every class.
 struct Codes {
     classes: usize,
+    /// Symbols of each histogram.
+    alphabet: usize,
     /// `[symbol][class]`, bits, negative.
     logs: Vec<f32>,
     sums: Vec<f32>,
@@ -111,9 +126,9 @@ struct Codes {
 }
 
 impl Codes {
-    fn new(alphabet: usize, classes: usize) -> Self {
-        let sums = vec![0.0; alphabet * classes];
-        Self { classes, logs: sums.clone(), sums, costs: vec![0.0; classes] }
+    fn new(alphabet: usize, histograms: usize, classes: usize) -> Self {
+        let sums = vec![0.0; alphabet * histograms * classes];
+        Self { classes, alphabet, logs: sums.clone(), sums, costs: vec![0.0; classes] }
     }
 
     /// Makes tables from `(row, class)` pairs. A class without members codes everything badly.
@@ -125,16 +140,18 @@ impl Codes {
                 self.sums[(first + symbol) * self.classes + usize::from(class)] += *count as f32;
             }
         }
-        self.costs.fill(0.0);
-        for row in self.sums.chunks_exact(self.classes) {
-            for (total, count) in self.costs.iter_mut().zip(row) {
-                *total += count + SMOOTHING;
+        let histogram = self.alphabet * self.classes;
+        for (logs, sums) in self.logs.chunks_exact_mut(histogram).zip(self.sums.chunks_exact(histogram)) {
+            self.costs.fill(0.0);
+            for row in sums.chunks_exact(self.classes) {
+                for (total, count) in self.costs.iter_mut().zip(row) {
+                    *total += count + SMOOTHING;
+                }
             }
-        }
-        for (logs, row) in self.logs.chunks_exact_mut(self.classes).zip(self.sums.chunks_exact(self.classes))
-        {
-            for ((log, count), total) in logs.iter_mut().zip(row).zip(&self.costs) {
-                *log = ((count + SMOOTHING) / total).log2();
+            for (logs, row) in logs.chunks_exact_mut(self.classes).zip(sums.chunks_exact(self.classes)) {
+                for ((log, count), total) in logs.iter_mut().zip(row).zip(&self.costs) {
+                    *log = ((count + SMOOTHING) / total).log2();
+                }
             }
         }
     }

@@ -28,14 +28,24 @@ pub(crate) struct Slot {
 pub(crate) struct Group {
     /// Number of symbols.
     pub(crate) alphabet: usize,
-    /// Tables, unless classes decide.
+    /// Tables, unless classes decide. With contexts each is several; see `each`.
     pub(crate) tables: usize,
+    /// How many tables each of them is.
+    pub(crate) each: usize,
 }
+
+/// Tables of a channel that has contexts: one for the first symbol of a run, one for each context.
+pub(crate) const CONTEXT_TABLES: usize = 4;
+
+/// Alphabets above this have no contexts.
+pub(crate) const MAX_CONTEXT_ALPHABET: usize = 32;
 
 /// Slots and groups of a model under one scope.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     pub(crate) scope: Scope,
+    /// Small alphabets have contexts.
+    pub(crate) contexts: bool,
     /// By plane, part and symbol plane.
     pub(crate) slots: Vec<Slot>,
     /// In the order of their first slot.
@@ -51,12 +61,12 @@ impl Layout {
     ///
     /// # Errors
     /// If an alphabet is not 2 to 256 symbols, or parts and planes do not match.
-    pub(crate) fn new(cx: &BindCx<'_>, scope: Scope) -> Result<Self> {
+    pub(crate) fn new(cx: &BindCx<'_>, scope: Scope, contexts: bool) -> Result<Self> {
         if cx.parts.len() != cx.planes.len() {
             return Err(Error::data("a coder must be bound after the quantizer"));
         }
         let mut layout =
-            Self { scope, slots: Vec::new(), groups: Vec::new(), channels: 0, starts: Vec::new() };
+            Self { scope, contexts, slots: Vec::new(), groups: Vec::new(), channels: 0, starts: Vec::new() };
         let mut known = BTreeMap::new();
         for (plane, parts) in cx.planes.iter().zip(cx.parts) {
             let mut starts = vec![layout.slots.len()];
@@ -74,7 +84,9 @@ impl Layout {
                     };
                     let tables = if scope == Scope::Channel { part.cols } else { 1 };
                     let group = *known.entry(key).or_insert_with(|| {
-                        layout.groups.push(Group { alphabet, tables });
+                        let context = contexts && alphabet <= MAX_CONTEXT_ALPHABET;
+                        let each = if context { CONTEXT_TABLES } else { 1 };
+                        layout.groups.push(Group { alphabet, tables, each });
                         layout.groups.len() - 1
                     });
                     let (cols, first_channel) = (part.cols, layout.channels);
@@ -96,6 +108,16 @@ impl Layout {
             layout.starts.push(starts);
         }
         Ok(layout)
+    }
+
+    /// Whether the channels of a slot have contexts.
+    pub(crate) fn has_contexts(&self, slot: &Slot) -> bool {
+        self.contexts && slot.alphabet <= MAX_CONTEXT_ALPHABET
+    }
+
+    /// Channels that have contexts.
+    pub(crate) fn context_channels(&self) -> usize {
+        self.slots.iter().filter(|slot| self.has_contexts(slot)).map(|slot| slot.cols).sum()
     }
 
     /// The slots of a plane.

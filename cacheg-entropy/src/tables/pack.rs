@@ -3,7 +3,9 @@
 //! ```text
 //! class scope only:  for each group  u8      tables − 1
 //!                    for each channel u8     class
-//! then bits, least significant first, zero-padded to a byte; for each table:
+//! then bits, least significant first, zero-padded to a byte:
+//! with contexts:     for each channel that has them 5 + 5 bits  limits
+//! for each table:
 //!   if buckets:      5 bits  buckets − 1, then 4 bits for each: log2 of its width
 //!   always:          8 bits  first coded symbol with a weight
 //!                    8 bits  number of weights − 1
@@ -28,6 +30,9 @@ pub(crate) fn pack(set: &TableSet, layout: &Layout) -> Vec<u8> {
         out.extend_from_slice(&set.classes);
     }
     let mut bits = BitWriter::default();
+    for limit in set.limits.as_flattened() {
+        bits.put(u32::from(*limit), 5);
+    }
     for table in &set.tables {
         pack_table(table, &mut bits);
     }
@@ -69,14 +74,18 @@ pub(crate) fn unpack(bytes: &[u8], layout: &Layout, split: bool) -> Result<Table
         counts.extend(layout.groups.iter().map(|group| group.tables));
     }
     let mut bits = BitReader::new(rest);
+    let mut limits = Vec::new();
+    for _ in 0..layout.context_channels() {
+        limits.push([bits.take(5)? as u8, bits.take(5)? as u8]);
+    }
     let mut tables = Vec::new();
     for (group, count) in layout.groups.iter().zip(&counts) {
-        for _ in 0..*count {
+        for _ in 0..count * group.each {
             tables.push(unpack_table(&mut bits, split && group.alphabet > MAX_BUCKETS)?);
         }
     }
     bits.finish()?;
-    let set = TableSet { counts, tables, classes };
+    let set = TableSet { counts, tables, classes, limits };
     set.check(layout, split)?;
     Ok(set)
 }

@@ -15,7 +15,15 @@ pub(crate) struct TableSet {
     pub(crate) tables: Vec<Table>,
     /// The class of each channel; empty in other scopes.
     pub(crate) classes: Vec<u8>,
+    /// Limits of each channel that has contexts.
+    pub(crate) limits: Vec<Limits>,
 }
+
+/// Where the contexts of a channel's previous symbols begin: the second and the third.
+pub(crate) type Limits = [u8; 2];
+
+/// Limits are below this.
+pub(crate) const MAX_LIMIT: u8 = 32;
 
 impl TableSet {
     /// Checks everything against the layout.
@@ -29,16 +37,21 @@ impl TableSet {
         };
         if self.counts.len() != layout.groups.len()
             || !self.counts.iter().zip(layout.groups.iter().map(|g| g.tables)).all(fits)
-            || self.counts.iter().sum::<usize>() != self.tables.len()
+            || self.counts.iter().zip(&layout.groups).map(|(count, group)| count * group.each).sum::<usize>()
+                != self.tables.len()
+            || self.limits.len() != layout.context_channels()
             || self.classes.len() != if by_class { layout.channels } else { 0 }
         {
             return Err(Error::corrupt("other tables than the model needs"));
         }
         let mut tables = self.tables.iter();
         for (group, count) in layout.groups.iter().zip(&self.counts) {
-            for table in tables.by_ref().take(*count) {
+            for table in tables.by_ref().take(count * group.each) {
                 table.check(group.alphabet, split)?;
             }
+        }
+        if self.limits.iter().any(|[a, b]| a > b || *b >= MAX_LIMIT) {
+            return Err(Error::corrupt("impossible limits of contexts"));
         }
         if by_class {
             let mut classes = self.classes.iter();
@@ -52,13 +65,30 @@ impl TableSet {
         Ok(())
     }
 
-    /// The number of each channel's table, in checked tables.
+    /// The limits of all channels, in a checked set; zeros where there are none.
+    pub(crate) fn all_limits(&self, layout: &Layout) -> Vec<Limits> {
+        if self.limits.is_empty() {
+            return Vec::new();
+        }
+        let mut all = Vec::with_capacity(layout.channels);
+        let mut limits = self.limits.iter();
+        for slot in &layout.slots {
+            if layout.has_contexts(slot) {
+                all.extend(limits.by_ref().take(slot.cols));
+            } else {
+                all.extend(std::iter::repeat_n([0, 0], slot.cols));
+            }
+        }
+        all
+    }
+
+    /// The number of each channel's first table, in checked tables.
     pub(crate) fn index(&self, layout: &Layout) -> Vec<u32> {
         let mut firsts = Vec::with_capacity(self.counts.len());
         let mut next = 0;
-        for count in &self.counts {
+        for (count, group) in self.counts.iter().zip(&layout.groups) {
             firsts.push(next);
-            next += count;
+            next += count * group.each;
         }
         let mut index = Vec::with_capacity(layout.channels);
         for slot in &layout.slots {
@@ -68,7 +98,8 @@ impl TableSet {
                     Scope::Channel => col,
                     Scope::Class => usize::from(self.classes[slot.first_channel + col]),
                 };
-                // No more tables than channels, or 256 for each group.
+                // At most four tables for each channel, or 256 for each group.
+                let within = within * layout.groups[slot.group].each;
                 index.push((firsts[slot.group] + within) as u32);
             }
         }
@@ -82,6 +113,9 @@ impl TableSet {
         data.put_u32("tables", &[counts.len()], &counts);
         if !self.classes.is_empty() {
             data.put_u8("class", &[self.classes.len()], &self.classes);
+        }
+        if !self.limits.is_empty() {
+            data.put_u8("limits", &[2 * self.limits.len()], self.limits.as_flattened());
         }
         let first: Vec<u8> = self.tables.iter().map(|table| table.first).collect();
         // 1 to 256 weights.
@@ -108,6 +142,9 @@ impl TableSet {
         let short = || Error::profile("tables are cut short or too long");
         let counts: Vec<usize> = data.get_u32("tables")?.1.into_iter().map(|count| count as usize).collect();
         let classes = if layout.scope == Scope::Class { data.get_u8("class")?.1 } else { Vec::new() };
+        let limits = if layout.context_channels() > 0 { data.get_u8("limits")?.1 } else { Vec::new() };
+        let (limits, []) = limits.as_chunks::<2>() else { return Err(short()) };
+        let limits = limits.to_vec();
         let (first, span) = (data.get_u8("first")?.1, data.get_u8("span")?.1);
         let weight = data.get_u16("weight")?.1;
         if first.len() != span.len() || counts.len() != layout.groups.len() {
@@ -123,7 +160,8 @@ impl TableSet {
         let mut rows = first.into_iter().zip(span);
         let mut tables = Vec::new();
         for (group, count) in layout.groups.iter().zip(&counts) {
-            for _ in 0..*count {
+            // Counts are 32-bit numbers.
+            for _ in 0..count.saturating_mul(group.each) {
                 // Ends at the tensors' end, however large the count.
                 let (first, span) = rows.next().ok_or_else(short)?;
                 let (weights, more) = weight.split_at_checked(usize::from(span) + 1).ok_or_else(short)?;
@@ -141,7 +179,7 @@ impl TableSet {
         if rows.next().is_some() || !weight.is_empty() || buckets.next().is_some() || !bits.is_empty() {
             return Err(short());
         }
-        let set = Self { counts, tables, classes };
+        let set = Self { counts, tables, classes, limits };
         set.check(layout, split).map_err(|error| Error::profile(error.to_string()))?;
         Ok(set)
     }

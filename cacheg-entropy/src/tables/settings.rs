@@ -28,6 +28,8 @@ pub(crate) struct TableSettings {
     pub(crate) classes: usize,
     /// Carried tables are cumulative distributions of this many entries.
     pub(crate) cdf: Option<u16>,
+    /// Small alphabets have contexts.
+    pub(crate) contexts: bool,
 }
 
 impl TableSettings {
@@ -45,7 +47,7 @@ impl TableSettings {
                 "cdf describes tables per channel: set tables (or carried) to channel",
             ));
         }
-        Ok(Self { tables, carried, classes: usize::from(classes), cdf })
+        Ok(Self { tables, carried, classes: usize::from(classes), cdf, contexts: false })
     }
 
     /// The scope of tables from this source.

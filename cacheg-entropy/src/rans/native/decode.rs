@@ -2,10 +2,12 @@
 
 use cacheg_core::{Error, Result, Segment};
 
-use super::{BLOCK, DecodeRun, Kernel, Native, STREAMS, Scratch, State, Work, words_per_step};
+use super::{
+    BLOCK, CONTEXTS, DecodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
+};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, LANES, Words, short};
-use crate::rans::{BoundRans, Columns};
+use crate::rans::{BoundRans, Columns, Mode};
 
 /// A stream on its way.
 pub(in crate::rans) struct DecodeStream<'j> {
@@ -47,7 +49,7 @@ impl<'j> DecodeStream<'j> {
                 return None;
             }
         };
-        let columns = Columns { rows: 0, cols: 0, split: false, index: &[] };
+        let columns = Columns { rows: 0, cols: 0, mode: Mode::Plain, index: &[], limits: &[] };
         Some(Self {
             bound,
             result,
@@ -87,12 +89,12 @@ impl<'j> DecodeStream<'j> {
                 continue;
             }
             let left = self.lanes.whole.saturating_sub(self.step);
-            let steps = left.min(self.words.len() / words_per_step(self.columns));
+            let steps = left.min(self.words.len() / words_per_step(self.columns.mode as u8));
             if steps > 0 {
                 let whole = self.step == 0 && steps == self.lanes.steps();
                 let end = self.columns.cols.min(self.first + BLOCK);
                 let columns = if whole { end - self.col } else { 1 };
-                return Ok(Some(Work { columns, steps, split: self.columns.split }));
+                return Ok(Some(Work { columns, steps, mode: self.columns.mode }));
             }
             self.single(kernel, native)?;
         }
@@ -117,7 +119,7 @@ impl<'j> DecodeStream<'j> {
     }
 
     fn end_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) {
-        if self.columns.split {
+        if self.columns.mode == Mode::Split {
             self.outside |= native.top(self.lanes, self.col - self.first) >= self.size;
         }
         kernel.scatter_rows(native.steps(), self.lanes, self.first..self.col, self.symbols);
@@ -129,27 +131,29 @@ impl<'j> DecodeStream<'j> {
         let active = self.lanes.active(self.step);
         let mut padded = [[0; 2]; 2 * LANES];
         let left = self.words.len();
-        let few = left < words_per_step(self.columns);
+        let few = left < words_per_step(self.columns.mode as u8);
         if few {
             padded[..left].copy_from_slice(self.words);
         }
         let mut words = if few { &padded[..] } else { self.words };
         let all = words.len();
-        let split = self.columns.split;
+        let mode = self.columns.mode;
         let at = (self.col - self.first) * self.lanes.stride() + self.step;
         let run = DecodeRun {
             tables: &self.bound.decode,
             columns: &self.columns.index[self.col..=self.col],
+            limits: self.columns.limits.get(self.col..=self.col).unwrap_or_default(),
+            before: (self.step > 0).then(|| native.steps()[at - 1]),
             state: &mut self.state,
             words: &mut words,
             out: &mut native.steps()[at..=at],
             steps: 1,
             stride: 1,
         };
-        if split {
-            kernel.decode_part::<true>(run, active);
-        } else {
-            kernel.decode_part::<false>(run, active);
+        match mode {
+            Mode::Plain => kernel.decode_part::<PLAIN>(run, active),
+            Mode::Split => kernel.decode_part::<SPLIT>(run, active),
+            Mode::Contexts => kernel.decode_part::<CONTEXTS>(run, active),
         }
         let used = all - words.len();
         self.words = self.words.get(used..).ok_or_else(short)?;
@@ -163,6 +167,8 @@ impl<'j> DecodeStream<'j> {
         DecodeRun {
             tables: &self.bound.decode,
             columns: &self.columns.index[self.col..self.col + work.columns],
+            limits: self.columns.limits.get(self.col..self.col + work.columns).unwrap_or_default(),
+            before: (self.step > 0).then(|| native.steps()[at - 1]),
             state: &mut self.state,
             words: &mut self.words,
             out: &mut native.steps()[at..at + work.len(self.lanes.stride())],
@@ -193,7 +199,7 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
                     Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
                         let so_far = *work.get_or_insert(next);
-                        if next.split == so_far.split {
+                        if next.mode == so_far.mode {
                             work = Some(so_far.and(next));
                         }
                         break;
@@ -206,27 +212,30 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
             }
         }
         let Some(mut work) = work else { return };
-        let same = |stream: &&mut DecodeStream<'_>| stream.columns.split == work.split;
+        let same = |stream: &&mut DecodeStream<'_>| stream.columns.mode == work.mode;
         let mut runs = slots
             .iter_mut()
             .zip(&mut scratch.native)
             .filter_map(|(slot, native)| Some(slot.as_mut().filter(same)?.run(native, work)));
         let runs = (runs.next(), runs.next(), runs.next(), runs.next());
-        work.columns =
-            if work.split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) };
-        let same = |stream: &&mut DecodeStream<'_>| stream.columns.split == work.split;
+        work.columns = match work.mode {
+            Mode::Plain => dispatch::<K, PLAIN>(kernel, runs),
+            Mode::Split => dispatch::<K, SPLIT>(kernel, runs),
+            Mode::Contexts => dispatch::<K, CONTEXTS>(kernel, runs),
+        };
+        let same = |stream: &&mut DecodeStream<'_>| stream.columns.mode == work.mode;
         slots.iter_mut().flatten().filter(same).for_each(|stream| stream.done(work));
     }
 }
 
 type Runs<T> = (Option<T>, Option<T>, Option<T>, Option<T>);
 
-fn dispatch<K: Kernel, const SPLIT: bool>(kernel: K, runs: Runs<DecodeRun<'_, '_>>) -> usize {
+fn dispatch<K: Kernel, const MODE: u8>(kernel: K, runs: Runs<DecodeRun<'_, '_>>) -> usize {
     match runs {
-        (Some(a), Some(b), Some(c), Some(d)) => kernel.decode::<4, SPLIT>([a, b, c, d]),
-        (Some(a), Some(b), Some(c), _) => kernel.decode::<3, SPLIT>([a, b, c]),
-        (Some(a), Some(b), ..) => kernel.decode::<2, SPLIT>([a, b]),
-        (Some(a), ..) => kernel.decode::<1, SPLIT>([a]),
+        (Some(a), Some(b), Some(c), Some(d)) => kernel.decode::<4, MODE>([a, b, c, d]),
+        (Some(a), Some(b), Some(c), _) => kernel.decode::<3, MODE>([a, b, c]),
+        (Some(a), Some(b), ..) => kernel.decode::<2, MODE>([a, b]),
+        (Some(a), ..) => kernel.decode::<1, MODE>([a]),
         _ => 0,
     }
 }

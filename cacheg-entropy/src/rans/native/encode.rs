@@ -2,10 +2,12 @@
 
 use cacheg_core::{Result, Segment};
 
-use super::{BLOCK, EncodeRun, Kernel, Native, STREAMS, Scratch, State, Work, words_per_step};
+use super::{
+    BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
+};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER};
-use crate::rans::{BoundRans, Columns};
+use crate::rans::{BoundRans, Columns, Mode};
 use crate::segments::outside;
 
 /// A stream on its way. Its words are written behind the header, the last one first, and turned round at the end.
@@ -46,7 +48,7 @@ impl<'j> EncodeStream<'j> {
             *result = Err(stream::full());
             return None;
         };
-        let columns = Columns { rows: 0, cols: 0, split: false, index: &[] };
+        let columns = Columns { rows: 0, cols: 0, mode: Mode::Plain, index: &[], limits: &[] };
         Some(Self {
             bound,
             result,
@@ -82,14 +84,16 @@ impl<'j> EncodeStream<'j> {
             if self.steps <= self.lanes.whole {
                 let whole = self.steps == self.lanes.steps();
                 let columns = if whole { self.cols - self.first + 1 } else { 1 };
-                return Ok(Some(Work { columns, steps: self.steps, split: self.columns.split }));
+                return Ok(Some(Work { columns, steps: self.steps, mode: self.columns.mode }));
             }
             let at = (self.cols - self.first) * self.lanes.stride() + self.lanes.whole;
             self.steps -= 1;
-            let split = self.columns.split;
+            let mode = self.columns.mode;
             let run = EncodeRun {
                 tables: &self.bound.encode,
                 columns: &self.columns.index[self.cols..=self.cols],
+                limits: self.columns.limits.get(self.cols..=self.cols).unwrap_or_default(),
+                before: (self.steps > 0).then(|| native.steps()[at - 1]),
                 state: &mut self.state,
                 room: &mut self.room[self.written..],
                 written: &mut self.written,
@@ -97,10 +101,10 @@ impl<'j> EncodeStream<'j> {
                 steps: 1,
                 stride: 1,
             };
-            if split {
-                kernel.encode_part::<true>(run, self.lanes.more);
-            } else {
-                kernel.encode_part::<false>(run, self.lanes.more);
+            match mode {
+                Mode::Plain => kernel.encode_part::<PLAIN>(run, self.lanes.more),
+                Mode::Split => kernel.encode_part::<SPLIT>(run, self.lanes.more),
+                Mode::Contexts => kernel.encode_part::<CONTEXTS>(run, self.lanes.more),
             }
         }
     }
@@ -136,12 +140,15 @@ impl<'j> EncodeStream<'j> {
         let end = (self.cols - self.first) * stride + self.steps;
         let col = self.cols + 1 - work.columns;
         let columns = &self.columns.index[col..=self.cols];
+        let limits = self.columns.limits.get(col..=self.cols).unwrap_or_default();
         self.steps -= work.steps;
         self.cols = col;
-        let words = work.columns * work.steps * words_per_step(self.columns);
+        let words = work.columns * work.steps * words_per_step(self.columns.mode as u8);
         EncodeRun {
             tables: &self.bound.encode,
             columns,
+            limits,
+            before: (self.steps > 0).then(|| native.steps()[end - work.steps - 1]),
             state: &mut self.state,
             room: &mut self.room[self.written..self.written + words],
             written: &mut self.written,
@@ -177,7 +184,7 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
                     Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
                         let so_far = *work.get_or_insert(next);
-                        if next.split == so_far.split {
+                        if next.mode == so_far.mode {
                             work = Some(so_far.and(next));
                         }
                         *slot = Some(stream);
@@ -191,22 +198,26 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
         }
         let Some(work) = work else { return };
         let mut runs = slots.iter_mut().zip(&mut scratch.native).filter_map(|(slot, native)| {
-            let stream = slot.as_mut().filter(|stream| stream.columns.split == work.split)?;
+            let stream = slot.as_mut().filter(|stream| stream.columns.mode == work.mode)?;
             Some(stream.run(native, work))
         });
         let runs = (runs.next(), runs.next(), runs.next(), runs.next());
-        if work.split { dispatch::<K, true>(kernel, runs) } else { dispatch::<K, false>(kernel, runs) }
+        match work.mode {
+            Mode::Plain => dispatch::<K, PLAIN>(kernel, runs),
+            Mode::Split => dispatch::<K, SPLIT>(kernel, runs),
+            Mode::Contexts => dispatch::<K, CONTEXTS>(kernel, runs),
+        }
     }
 }
 
 type Runs<T> = (Option<T>, Option<T>, Option<T>, Option<T>);
 
-fn dispatch<K: Kernel, const SPLIT: bool>(kernel: K, runs: Runs<EncodeRun<'_>>) {
+fn dispatch<K: Kernel, const MODE: u8>(kernel: K, runs: Runs<EncodeRun<'_>>) {
     match runs {
-        (Some(a), Some(b), Some(c), Some(d)) => kernel.encode::<4, SPLIT>([a, b, c, d]),
-        (Some(a), Some(b), Some(c), _) => kernel.encode::<3, SPLIT>([a, b, c]),
-        (Some(a), Some(b), ..) => kernel.encode::<2, SPLIT>([a, b]),
-        (Some(a), ..) => kernel.encode::<1, SPLIT>([a]),
+        (Some(a), Some(b), Some(c), Some(d)) => kernel.encode::<4, MODE>([a, b, c, d]),
+        (Some(a), Some(b), Some(c), _) => kernel.encode::<3, MODE>([a, b, c]),
+        (Some(a), Some(b), ..) => kernel.encode::<2, MODE>([a, b]),
+        (Some(a), ..) => kernel.encode::<1, MODE>([a]),
         _ => {}
     }
 }
