@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::calibrate::bind_to_chunk;
+use crate::dtype::Store;
 use crate::front::Front;
 use crate::json;
 use crate::plan::Wanted;
@@ -27,6 +28,9 @@ pub(crate) const MAJOR: u8 = 0;
 pub(crate) const MINOR: u8 = 1;
 pub(crate) const PREFIX: usize = 40;
 pub(crate) const ENTRY: usize = 12;
+
+/// Bytes of output that no cache will hold for whoever reads it next.
+const LARGE: u64 = 8 << 20;
 
 /// Called with the number of values (or tokens) that have been dealt with since the last call.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
@@ -487,6 +491,8 @@ impl<'a> Chunk<'a> {
         assert!(out.planes_mut().len() == plan.planes().len(), "the output is of another geometry");
         assert!(row + self.layout.tokens <= out.tokens(), "the chunk is outside the output");
         // Threads own whole planes: enough of them that their tiles make up whole batches.
+        let bytes = self.layout.tokens as u64 * self.geometry().bytes_per_token();
+        let store = if bytes >= LARGE { Store::Streaming } else { Store::Cached };
         let batch = plan.batch();
         let (groups, tiles) = (self.layout.groups(), self.layout.tiles_of_groups(0..1).len().max(1));
         let several = (1..=batch).find(|groups| groups * tiles % batch == 0).unwrap_or(1);
@@ -503,7 +509,7 @@ impl<'a> Chunk<'a> {
                     for index in indices.by_ref().take(batch) {
                         tiles.push((self.layout.tile(index), self.tile_bytes(index)?));
                     }
-                    plan.decode_tiles(&tiles, self.position(), planes, first_plane, row, scratch)?;
+                    plan.decode_tiles(&tiles, self.position(), planes, first_plane, row, store, scratch)?;
                     progress(tiles.iter().map(|(tile, _)| values(plan, tile)).sum());
                 }
                 Ok(())

@@ -72,7 +72,7 @@ impl Dtype {
     /// # Panics
     /// If the lengths do not match.
     pub fn narrow(self, values: &[f32], bytes: &mut [u8]) {
-        self.narrow_runs(values, bytes, Runs::one(values.len()));
+        self.narrow_runs(values, bytes, Runs::one(values.len()), Store::Cached);
     }
 
     /// Widens runs of elements that lie one behind the other in `bytes`.
@@ -102,7 +102,8 @@ impl Dtype {
     ///
     /// # Panics
     /// If the lengths do not match.
-    pub(crate) fn narrow_runs(self, values: &[f32], bytes: &mut [u8], runs: Runs) {
+    pub(crate) fn narrow_runs(self, values: &[f32], bytes: &mut [u8], runs: Runs, store: Store) {
+        let _ = store;
         assert!(bytes.len() == runs.count * runs.len * self.size(), "narrow: lengths differ");
         assert!(runs.fit(values.len()), "narrow: lengths differ");
         let portable = match self {
@@ -113,13 +114,39 @@ impl Dtype {
             Self::F8E5m2 => narrow_e5m2,
         };
         #[cfg(target_arch = "x86_64")]
-        if self == Self::F16 && x86::narrow(values, bytes, runs, portable) {
+        if self == Self::F16 && x86::narrow(values, bytes, runs, store, portable) {
             return;
         }
         for run in 0..runs.count {
             portable(&values[runs.values(run)], &mut bytes[runs.bytes(run, self.size())]);
         }
     }
+}
+
+/// How elements are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// As usual.
+    Cached,
+    /// Past the cache where that is possible: for more than a cache can hold, since a line need not be read before
+    /// it is written. [`fence`] must follow before other threads look.
+    Streaming,
+}
+
+/// Ends [`Store::Streaming`].
+pub(crate) fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    x86::fence();
+}
+
+/// Copies elements.
+pub(crate) fn copy(from: &[u8], to: &mut [u8], store: Store) {
+    #[cfg(target_arch = "x86_64")]
+    if store == Store::Streaming && x86::stream(from, to) {
+        return;
+    }
+    let _ = store;
+    to.copy_from_slice(from);
 }
 
 /// Runs of values: in elements one behind the other, in `f32` at a distance.
@@ -364,7 +391,7 @@ mod tests {
                     }
                 }
                 let mut bytes = vec![0; 3 * len * dtype.size()];
-                dtype.narrow_runs(&values, &mut bytes, runs);
+                dtype.narrow_runs(&values, &mut bytes, runs, Store::Cached);
                 let mut back = vec![f32::NAN; values.len()];
                 dtype.widen_runs(&bytes, &mut back, runs);
                 let portable = |value: f32| -> u32 {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::aligned::Aligned;
-use crate::dtype::Runs;
+use crate::dtype::{Runs, Store};
 use crate::{Dtype, Error, Geometry, Plane, Result};
 
 /// Where a plane's elements are inside its bytes; the head's channels are always neighbours.
@@ -168,10 +168,15 @@ impl PlaneViewMut<'_> {
     /// # Panics
     /// If the range or the number of values is not the plane's.
     pub fn store(&mut self, first: usize, rows: usize, values: &[f32]) {
+        self.store_by(Store::Cached, first, rows, values);
+    }
+
+    /// As [`store`](Self::store), in this way.
+    pub(crate) fn store_by(&mut self, store: Store, first: usize, rows: usize, values: &[f32]) {
         let channels = self.plane.channels();
         assert!(first + rows <= self.tokens && values.len() == rows * channels, "store: outside the plane");
         for (at, bytes, runs) in self.order.runs(&self.plane, self.tokens, first, rows) {
-            self.plane.shape.dtype.narrow_runs(&values[at..], &mut self.bytes[bytes], runs);
+            self.plane.shape.dtype.narrow_runs(&values[at..], &mut self.bytes[bytes], runs, store);
         }
     }
 }

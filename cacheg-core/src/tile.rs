@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::dtype::{Store, fence};
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
@@ -323,6 +324,7 @@ impl Plan {
         planes: &mut [PlaneViewMut<'_>],
         first_plane: usize,
         to: usize,
+        store: Store,
         scratch: &mut Scratch,
     ) -> Result<()> {
         self.decode_symbols(tiles, scratch)?;
@@ -339,10 +341,13 @@ impl Plan {
                 let out = &mut planes[plane - first_plane];
                 self.front
                     .dequantize(&cx, &mut scratch.front, &mut coded, &mut |first, rows, values| {
-                        out.store(to + first, rows, values);
+                        out.store_by(store, to + first, rows, values);
                     })
                     .at(|| format!("tensor `{}`", cx.plane.name()))?;
             }
+        }
+        if store == Store::Streaming {
+            fence();
         }
         Ok(())
     }
@@ -493,6 +498,6 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
     let mut out = cache.view_mut();
     let mut result = Ok(());
-    work("decode", &mut || result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, &mut scratch));
+    work("decode", &mut || result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch));
     result
 }

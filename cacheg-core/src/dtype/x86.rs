@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Runs;
+use super::{Runs, Store};
 
 /// Widens `runs.count` runs of f16; `false` if the processor cannot.
 pub(super) fn widen(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mut [f32])) -> bool {
@@ -24,10 +24,23 @@ pub(super) fn widen(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8
 }
 
 /// Narrows `runs.count` runs to f16; `false` if the processor cannot.
-pub(super) fn narrow(values: &[f32], bytes: &mut [u8], runs: Runs, portable: fn(&[f32], &mut [u8])) -> bool {
+pub(super) fn narrow(
+    values: &[f32],
+    bytes: &mut [u8],
+    runs: Runs,
+    store: Store,
+    portable: fn(&[f32], &mut [u8]),
+) -> bool {
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
-        // SAFETY: the features are there.
-        unsafe { narrow_avx512(values, bytes, runs, portable) }
+        let lines = bytes.as_ptr().addr() % 64 == 0 && runs.len % 32 == 0;
+        // SAFETY: the features are there, and whole lines if they are to go past the cache.
+        unsafe {
+            if lines && store == Store::Streaming {
+                stream_avx512(values, bytes, runs, portable);
+            } else {
+                narrow_avx512(values, bytes, runs, portable);
+            }
+        }
     } else if is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c") {
         // SAFETY: the features are there.
         unsafe { narrow_f16c(values, bytes, runs, portable) }
@@ -35,6 +48,31 @@ pub(super) fn narrow(values: &[f32], bytes: &mut [u8], runs: Runs, portable: fn(
         return false;
     }
     true
+}
+
+/// Copies whole lines past the cache; `false` if the processor cannot or if they are no whole lines.
+pub(super) fn stream(from: &[u8], to: &mut [u8]) -> bool {
+    let lines = to.as_ptr().addr() % 64 == 0 && to.len() % 64 == 0 && from.len() == to.len();
+    if !lines || !is_x86_feature_detected!("avx512f") {
+        return false;
+    }
+    // SAFETY: the feature is there, and lines are whole.
+    unsafe { stream_lines(from, to) }
+    true
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn stream_lines(from: &[u8], to: &mut [u8]) {
+    for (from, to) in from.as_chunks::<64>().0.iter().zip(to.as_chunks_mut::<64>().0) {
+        // SAFETY: 64 bytes each; `to` begins at a line, as the caller promises.
+        unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) }
+    }
+}
+
+/// Makes what went past the cache visible to other threads before anything that this one writes later.
+pub(super) fn fence() {
+    // SAFETY: every x86-64 processor has it.
+    unsafe { _mm_sfence() }
 }
 
 #[target_feature(enable = "avx512f,avx512dq")]
@@ -53,7 +91,9 @@ fn widen_avx512(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &
             }
         }
         let done = if odd == 0 { to.len() / 16 * 16 } else { 0 };
-        portable(&from[2 * done..], &mut to[done..]);
+        if done < to.len() {
+            portable(&from[2 * done..], &mut to[done..]);
+        }
     }
 }
 
@@ -80,7 +120,36 @@ fn narrow_avx512(values: &[f32], bytes: &mut [u8], runs: Runs, portable: fn(&[f3
             }
         }
         let done = if odd == 0 { from.len() / 16 * 16 } else { 0 };
-        portable(&from[done..], &mut to[2 * done..]);
+        if done < from.len() {
+            portable(&from[done..], &mut to[2 * done..]);
+        }
+    }
+}
+
+/// # Safety
+/// `bytes` must begin at a line and the runs be whole lines.
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn stream_avx512(values: &[f32], bytes: &mut [u8], runs: Runs, portable: fn(&[f32], &mut [u8])) {
+    let max = _mm512_set1_ps(MAX);
+    for run in 0..runs.count {
+        let from = &values[runs.values(run)];
+        let to = &mut bytes[runs.bytes(run, 2)];
+        let mut odd = 0;
+        for (from, to) in from.as_chunks::<32>().0.iter().zip(to.as_chunks_mut::<64>().0) {
+            // SAFETY: 128 bytes are read, without alignment, and an aligned line written.
+            unsafe {
+                let (a, b) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(16)));
+                odd |= _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(_mm512_abs_ps(a), max);
+                odd |= _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(_mm512_abs_ps(b), max);
+                let a = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+                let b = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(b);
+                let line = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
+                _mm512_stream_si512(to.as_mut_ptr().cast(), line);
+            }
+        }
+        if odd != 0 {
+            portable(from, to);
+        }
     }
 }
 
@@ -103,7 +172,9 @@ fn widen_f16c(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mu
             }
         }
         let done = if _mm256_movemask_ps(odd) == 0 { to.len() / 8 * 8 } else { 0 };
-        portable(&from[2 * done..], &mut to[done..]);
+        if done < to.len() {
+            portable(&from[2 * done..], &mut to[done..]);
+        }
     }
 }
 
@@ -127,6 +198,8 @@ fn narrow_f16c(values: &[f32], bytes: &mut [u8], runs: Runs, portable: fn(&[f32]
             }
         }
         let done = if _mm256_movemask_ps(odd) == 0 { from.len() / 8 * 8 } else { 0 };
-        portable(&from[done..], &mut to[2 * done..]);
+        if done < from.len() {
+            portable(&from[done..], &mut to[2 * done..]);
+        }
     }
 }
