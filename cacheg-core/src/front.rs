@@ -37,6 +37,9 @@ pub(crate) struct FrontScratch {
     parts: [Aligned<f32>; MAX_PARTS],
     /// Symbol planes of a piece, one after the other; in the tile each is with those of other pieces.
     symbols: Vec<u8>,
+    /// A row with one escape.
+    row: Vec<u8>,
+    escapes: Escapes,
 }
 
 impl Front {
@@ -137,6 +140,49 @@ impl Front {
     fn exact(&self) -> bool {
         self.quantizer.as_ref().is_some_and(|quantizer| quantizer.exact())
             && self.transforms.iter().all(|transform| transform.exact())
+    }
+
+    /// Whether an element depends on nothing but its symbol and its channel, and both are small enough for tables.
+    pub(crate) fn is_pointwise(&self) -> bool {
+        self.pieces
+            && self.quantizer.as_ref().is_some_and(|quantizer| quantizer.pointwise())
+            && self.transforms.iter().all(|transform| transform.pointwise())
+            && self.planes.iter().all(|plane| {
+                plane.shape.dtype.size() == 2 && self.alphabet(plane).is_some_and(|a| a.size <= 32)
+            })
+    }
+
+    /// The alphabet of a plane that has only one.
+    pub(crate) fn alphabet(&self, plane: &Plane) -> Option<Alphabet> {
+        match self.parts.get(plane.index)?.as_slice() {
+            [Part { alphabets, .. }] if alphabets.len() == 1 => alphabets.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// The value of an escape, of a pointwise pipeline.
+    pub(crate) fn escaped(
+        &self,
+        plane: &Plane,
+        channel: usize,
+        value: i32,
+        scratch: &mut FrontScratch,
+    ) -> Result<f32> {
+        let escape = self.alphabet(plane).map_or(0, |alphabet| (alphabet.size - 1) as u8);
+        let mut row = std::mem::take(&mut scratch.row);
+        row.clear();
+        row.resize(plane.channels(), 0);
+        row[channel] = escape;
+        let mut escapes = std::mem::take(&mut scratch.escapes);
+        escapes.clear();
+        escapes.push(channel as u32, value);
+        let mut from = Coded { symbols: &row, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
+        let mut got = 0.0;
+        let result = self.dequantize(&TileCx::new(plane, 0, 1, 0), scratch, &mut from, &mut |_, _, values| {
+            got = values[channel];
+        });
+        (scratch.row, scratch.escapes) = (row, escapes);
+        result.map(|()| got)
     }
 
     pub(crate) fn escapes(&self) -> bool {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::aligned::Aligned;
-use crate::dtype::{Runs, Store};
-use crate::{Dtype, Error, Geometry, Plane, Result};
+use crate::dtype::{Places, Runs, Store, copy};
+use crate::{Dtype, ElementRows, Error, Geometry, Plane, Result};
 
 /// Where a plane's elements are inside its bytes; the head's channels are always neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,15 @@ pub enum Order {
 }
 
 impl Order {
+    /// Element offset of the head's row of one token.
+    fn offset(self, plane: &Plane, tokens: usize, head: usize, token: usize) -> usize {
+        let (heads, dim) = (plane.shape.heads as usize, plane.shape.head_dim as usize);
+        match self {
+            Self::HeadMajor => (head * tokens + token) * dim,
+            Self::TokenMajor => (token * heads + head) * dim,
+        }
+    }
+
     /// Rows `first .. first + rows` of a plane of `tokens` tokens as runs of neighbours: where they begin in the
     /// rows' values, their bytes in the plane.
     fn runs(
@@ -178,6 +187,34 @@ impl PlaneViewMut<'_> {
         for (at, bytes, runs) in self.order.runs(&self.plane, self.tokens, first, rows) {
             self.plane.shape.dtype.narrow_runs(&values[at..], &mut self.bytes[bytes], runs, store);
         }
+    }
+}
+
+impl PlaneViewMut<'_> {
+    /// Writes some columns of rows that a coder has decoded, `first` being their first row's place.
+    ///
+    /// # Panics
+    /// If they are outside the plane, or if its elements do not have 16 bits.
+    pub(crate) fn put(&mut self, first: usize, from: &ElementRows<'_>, store: Store) {
+        assert!(self.plane.shape.dtype.size() == 2, "put: elements of another size");
+        let dim = self.plane.shape.head_dim as usize;
+        let elements: &[u8] = bytemuck::cast_slice(from.elements);
+        let row_bytes = 2 * (self.order.offset(&self.plane, self.tokens, 0, 1));
+        let (mut col, mut done) = (from.col, 0);
+        while done < from.cols {
+            let width = (dim - col % dim).min(from.cols - done);
+            let begin = 2 * (self.order.offset(&self.plane, self.tokens, col / dim, first) + col % dim);
+            let to = Places { begin, stride: row_bytes, rows: from.rows };
+            copy(&elements[2 * done..], 2 * from.pitch, 2 * width, self.bytes, &to, store);
+            (col, done) = (col + width, done + width);
+        }
+    }
+
+    /// The two bytes of one element.
+    pub(crate) fn element(&mut self, row: usize, channel: usize) -> &mut [u8] {
+        let (dim, size) = (self.plane.shape.head_dim as usize, self.plane.shape.dtype.size());
+        let at = self.order.offset(&self.plane, self.tokens, channel / dim, row) + channel % dim;
+        &mut self.bytes[at * size..(at + 1) * size]
     }
 }
 

@@ -12,6 +12,7 @@ mod chunk;
 mod container;
 mod data;
 mod dtype;
+mod elements;
 mod error;
 mod front;
 mod geometry;

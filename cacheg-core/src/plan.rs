@@ -1,7 +1,8 @@
 //! A plan: a pipeline bound to a model, with all sizes known and all tables built.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::elements::Elements;
 use crate::front::Front;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Scratch};
@@ -19,6 +20,8 @@ pub struct Plan {
     pub(crate) carried: Vec<Vec<u8>>,
     /// Hash of the profile that the stages' data came from.
     pub(crate) profile: Option<String>,
+    /// Tables for coders that give elements; made when first asked for, as encoders need none.
+    elements: OnceLock<Option<Elements>>,
     /// Working memory of threads that are between tiles.
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -118,6 +121,7 @@ impl Plan {
             specs: pipeline.specs().to_vec(),
             carried: Vec::new(),
             profile: None,
+            elements: OnceLock::new(),
             scratch: Mutex::new(Vec::new()),
         })
     }
@@ -145,6 +149,13 @@ impl Plan {
     /// How a chunk of that many tokens is cut into tiles.
     pub fn layout(&self, tokens: usize) -> Layout {
         Layout::choose(self.front.planes(), self.front.row_multiple(), tokens)
+    }
+
+    /// The tables, if this pipeline and this coder do without the other stages.
+    pub(crate) fn elements(&self) -> Option<&Elements> {
+        self.elements
+            .get_or_init(|| if self.coder.has_elements() { Elements::new(&self.front) } else { None })
+            .as_ref()
     }
 
     /// Runs `work` with working memory for this layout, which outlives the call for the next one.

@@ -205,6 +205,12 @@ pub trait BoundTransform: Send + Sync {
         false
     }
 
+    /// Whether every value that comes back depends on nothing but what is at its place and on its channel: not on
+    /// other rows or channels, side information or position. What a symbol means can then be tabulated.
+    fn pointwise(&self) -> bool {
+        false
+    }
+
     /// Computes a part from the tile `x`. `done` holds the earlier parts as the decoder will see them.
     ///
     /// # Errors
@@ -275,6 +281,12 @@ pub trait BoundQuantizer: Send + Sync {
 
     /// Whether symbols of this quantizer may escape.
     fn escapes(&self) -> bool {
+        false
+    }
+
+    /// Whether every value that comes back depends on nothing but what is at its place and on its channel: not on
+    /// other rows or channels, side information or position. What a symbol means can then be tabulated.
+    fn pointwise(&self) -> bool {
         false
     }
 
@@ -515,6 +527,66 @@ impl<'a> DecodeJob<'a> {
     }
 }
 
+/// The element (f16 or bf16 bits) that each symbol of an alphabet of up to 32 stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct ElementTable(pub [u16; 32]);
+
+/// A stream to read as elements, one of a batch; see [`BoundCoder::decode_elements`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ElementJob<'a> {
+    /// Its segments; none has more than 32 symbols.
+    pub segments: &'a [Segment],
+    /// The whole stream.
+    pub bytes: &'a [u8],
+    /// One for each column, those of one segment after the other.
+    pub tables: &'a [ElementTable],
+    /// How many symbols were escapes.
+    pub escaped: usize,
+    /// Whether the stream was good.
+    pub result: Result<()>,
+}
+
+impl<'a> ElementJob<'a> {
+    /// A stream that is not read yet.
+    pub fn new(segments: &'a [Segment], bytes: &'a [u8], tables: &'a [ElementTable]) -> Self {
+        Self { segments, bytes, tables, escaped: 0, result: Ok(()) }
+    }
+}
+
+/// Elements that a coder has decoded: some columns of some rows of one segment.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ElementRows<'a> {
+    /// Which of the batch's streams they are from.
+    pub job: usize,
+    /// Which of its segments.
+    pub segment: usize,
+    /// The first column.
+    pub col: usize,
+    /// How many columns.
+    pub cols: usize,
+    /// The rows' numbers.
+    pub rows: &'a [usize],
+    /// `cols` elements of each row.
+    pub elements: &'a [u16],
+    /// Distance of rows in `elements`.
+    pub pitch: usize,
+}
+
+impl<'a> ElementRows<'a> {
+    /// Columns `col ..` of rows; the stream and the segment are yet to be filled in.
+    pub fn new(col: usize, cols: usize, rows: &'a [usize], elements: &'a [u16], pitch: usize) -> Self {
+        Self { job: 0, segment: 0, col, cols, rows, elements, pitch }
+    }
+
+    /// Of this segment of this stream.
+    pub fn of(&self, job: usize, segment: usize) -> Self {
+        Self { job, segment, ..*self }
+    }
+}
+
 /// A coder bound to a model. A stream is one tile: its segments lie one after the other in `symbols`.
 pub trait BoundCoder: Send + Sync {
     /// Bytes that [`encode`](Self::encode) never exceeds, whatever the symbols.
@@ -569,6 +641,25 @@ pub trait BoundCoder: Send + Sync {
     fn decode_batch(&self, jobs: &mut [DecodeJob<'_>], scratch: &mut CoderScratch) {
         for job in jobs {
             job.result = self.decode(job.segments, job.bytes, job.symbols, scratch);
+        }
+    }
+
+    /// Whether [`decode_elements`](Self::decode_elements) is there, and faster than symbols.
+    fn has_elements(&self) -> bool {
+        false
+    }
+
+    /// As [`decode_batch`](Self::decode_batch), but what comes out is what the symbols stand for, in pieces that
+    /// `give` takes as they are ready; they are rubbish until the job's result says that the stream was good.
+    fn decode_elements(
+        &self,
+        jobs: &mut [ElementJob<'_>],
+        give: &mut dyn FnMut(&ElementRows<'_>),
+        scratch: &mut CoderScratch,
+    ) {
+        let _ = (give, scratch);
+        for job in jobs {
+            job.result = Err(Error::unsupported("this coder gives symbols only"));
         }
     }
 

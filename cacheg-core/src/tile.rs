@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use crate::dtype::{Store, fence};
+use crate::dtype::Store;
+use crate::elements::{self, Elements};
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
-    CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
+    CoderScratch, DecodeJob, ElementJob, ElementRows, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
     TileCx,
 };
 
@@ -327,6 +328,12 @@ impl Plan {
         store: Store,
         scratch: &mut Scratch,
     ) -> Result<()> {
+        self.open_tiles(tiles, scratch)?;
+        // Escapes are filled in one by one.
+        let few = |scratch: &TileScratch| scratch.escapes.items().len() <= scratch.sizes.symbols / 1024;
+        if let Some(elements) = self.elements().filter(|_| scratch.tiles[..tiles.len()].iter().all(few)) {
+            return self.decode_elements(elements, tiles, planes, first_plane, to, store, scratch);
+        }
         self.decode_symbols(tiles, scratch)?;
         for ((tile, bytes), TileScratch { symbols, escapes, sizes, .. }) in tiles.iter().zip(&scratch.tiles) {
             let mut coded = Coded {
@@ -346,27 +353,68 @@ impl Plan {
                     .at(|| format!("tensor `{}`", cx.plane.name()))?;
             }
         }
-        if store == Store::Streaming {
-            fence();
+        elements::end(store);
+        Ok(())
+    }
+
+    /// Decodes tiles whose symbols stand for elements.
+    #[expect(clippy::too_many_arguments, reason = "those of `decode_tiles`, which this is one half of")]
+    fn decode_elements(
+        &self,
+        elements: &Elements,
+        tiles: &[(Tile, &[u8])],
+        planes: &mut [PlaneViewMut<'_>],
+        first_plane: usize,
+        to: usize,
+        store: Store,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let Scratch { front, coder, tiles: scratches } = scratch;
+        let mut used = tiles.iter().zip(&*scratches);
+        let mut job = || {
+            used.next().map_or_else(
+                || ElementJob::new(&[], &[], &[]),
+                |((tile, bytes), s)| ElementJob::new(&s.segments, &bytes[s.before..], elements.of(tile)),
+            )
+        };
+        let mut jobs: [ElementJob<'_>; MAX_BATCH] = std::array::from_fn(|_| job());
+        let mut give = |rows: &ElementRows<'_>| {
+            let tile = &tiles[rows.job].0;
+            // Pointwise pipelines have one segment for each plane.
+            planes[tile.planes.start + rows.segment - first_plane].put(to + tile.first, rows, store);
+        };
+        self.coder.decode_elements(&mut jobs[..tiles.len()], &mut give, coder);
+        elements::end(store);
+        for (((tile, _), job), scratch) in tiles.iter().zip(jobs).zip(&*scratches) {
+            job.result.at(|| tile.to_string())?;
+            elements::check(job.escaped, &scratch.escapes).at(|| tile.to_string())?;
+            let planes = &mut planes[tile.planes.start - first_plane..];
+            Elements::patch(&self.front, tile, &scratch.escapes, planes, to, front).at(|| tile.to_string())?;
         }
         Ok(())
     }
 
-    /// Undoes the entropy coding only; errors name the tile.
-    fn decode_symbols(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
-        let Scratch { coder, tiles: scratches, .. } = scratch;
-        let mut streams: [&[u8]; MAX_BATCH] = [&[]; MAX_BATCH];
-        for (((tile, bytes), scratch), stream) in tiles.iter().zip(&mut *scratches).zip(&mut streams) {
+    /// Finds what a tile consists of, and reads its escapes.
+    fn open_tiles(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
+        for ((tile, bytes), scratch) in tiles.iter().zip(&mut scratch.tiles) {
             scratch.sizes = self.tile_sizes(tile, &mut scratch.segments);
-            let escapes;
-            (_, escapes, *stream) = self.split_tile(scratch.sizes.side, bytes).at(|| tile.to_string())?;
+            let (_, escapes, stream) = self.split_tile(scratch.sizes.side, bytes).at(|| tile.to_string())?;
+            scratch.before = bytes.len() - stream.len();
             get_escapes(escapes, scratch.sizes.symbols, &mut scratch.escapes).at(|| tile.to_string())?;
         }
-        let mut used = scratches[..tiles.len()].iter_mut().zip(streams);
+        Ok(())
+    }
+
+    /// Undoes the entropy coding of tiles that are open; errors name the tile.
+    fn decode_symbols(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
+        let Scratch { coder, tiles: scratches, .. } = scratch;
+        let mut used = tiles.iter().zip(&mut scratches[..]);
         let mut job = || {
             used.next().map_or_else(
                 || DecodeJob::new(&[], &[], &mut []),
-                |(s, stream)| DecodeJob::new(&s.segments, stream, &mut s.symbols[..s.sizes.symbols]),
+                |((_, bytes), s)| {
+                    DecodeJob::new(&s.segments, &bytes[s.before..], &mut s.symbols[..s.sizes.symbols])
+                },
             )
         };
         let mut jobs: [DecodeJob<'_>; MAX_BATCH] = std::array::from_fn(|_| job());
@@ -384,7 +432,9 @@ impl Plan {
         tile: &Tile,
         scratch: &mut Scratch,
     ) -> Result<(TileBytes, Option<f64>)> {
-        self.decode_symbols(&[(tile.clone(), bytes)], scratch)?;
+        let tiles = [(tile.clone(), bytes)];
+        self.open_tiles(&tiles, scratch)?;
+        self.decode_symbols(&tiles, scratch)?;
         let TileScratch { segments, symbols, sizes, .. } = &scratch.tiles[0];
         let (side, escapes, stream) = self.split_tile(sizes.side, bytes)?;
         let escapes = if self.front.escapes() { escapes.len() + 4 } else { 0 };

@@ -59,6 +59,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod differential;
+#[cfg(target_arch = "x86_64")]
+mod elements;
 mod lanes;
 mod level;
 #[cfg(target_arch = "x86_64")]
@@ -73,7 +75,7 @@ mod transpose;
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, EncodeJob, Error, Plugin, Result,
+    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementJob, ElementRows, EncodeJob, Error, Plugin, Result,
     Segment, Stage, StageData,
 };
 use serde::{Deserialize, Serialize};
@@ -361,6 +363,23 @@ impl BoundRans {
         }
     }
 
+    /// The same for elements.
+    #[cfg(target_arch = "x86_64")]
+    fn open_elements<'j>(
+        &'j self,
+        number: usize,
+        job: &'j mut ElementJob<'_>,
+    ) -> Option<native::DecodeStream<'j>> {
+        let opened = check_elements(job);
+        match opened {
+            Ok(true) => native::DecodeStream::open_elements(self, number, job),
+            done => {
+                job.result = done.map(|_| ());
+                None
+            }
+        }
+    }
+
     /// Opens a stream for reading, unless the job is done by that.
     #[cfg(target_arch = "x86_64")]
     fn open_decode<'j>(&'j self, job: &'j mut DecodeJob<'_>) -> Option<native::DecodeStream<'j>> {
@@ -382,6 +401,22 @@ fn check_stream(segments: &[Segment], bytes: &[u8], symbols: &[u8]) -> Result<bo
         return Err(Error::corrupt("a stream without symbols must be empty"));
     }
     Ok(!symbols.is_empty())
+}
+
+/// Checks the sizes of what is to be decoded to elements; `false` if nothing is.
+#[cfg(target_arch = "x86_64")]
+fn check_elements(job: &ElementJob<'_>) -> Result<bool> {
+    if job.segments.iter().any(is_split) {
+        return Err(Error::unsupported("elements of alphabets of more than 32 symbols"));
+    }
+    if job.segments.iter().map(|segment| segment.cols).sum::<usize>() != job.tables.len() {
+        return Err(Error::data("a table for each column is needed"));
+    }
+    let count = segments::count(job.segments)?;
+    if count == 0 && !job.bytes.is_empty() {
+        return Err(Error::corrupt("a stream without symbols must be empty"));
+    }
+    Ok(count > 0)
 }
 
 impl BoundCoder for BoundRans {
@@ -465,13 +500,38 @@ impl BoundCoder for BoundRans {
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx2(kernel) => {
                 let streams = jobs.iter_mut().filter_map(|job| self.open_decode(job));
-                native::decode(kernel, streams, native::scratch(scratch));
+                native::decode(kernel, streams, native::scratch(scratch), &mut |_| ());
             }
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx512(kernel) => {
                 let streams = jobs.iter_mut().filter_map(|job| self.open_decode(job));
-                native::decode(kernel, streams, native::scratch(scratch));
+                native::decode(kernel, streams, native::scratch(scratch), &mut |_| ());
             }
+        }
+    }
+
+    fn has_elements(&self) -> bool {
+        match self.kernels {
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(_) => true,
+            // Symbols are as fast.
+            _ => false,
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn decode_elements(
+        &self,
+        jobs: &mut [ElementJob<'_>],
+        give: &mut dyn FnMut(&ElementRows<'_>),
+        scratch: &mut CoderScratch,
+    ) {
+        let streams = jobs.iter_mut().enumerate().filter_map(|(number, job)| self.open_elements(number, job));
+        let scratch = native::scratch(scratch);
+        match self.kernels {
+            Kernels::Scalar => streams.for_each(native::DecodeStream::refuse),
+            Kernels::Avx2(kernel) => native::decode(kernel, streams, scratch, give),
+            Kernels::Avx512(kernel) => native::decode(kernel, streams, scratch, give),
         }
     }
 

@@ -269,6 +269,10 @@ impl Bound {
 }
 
 impl BoundQuantizer for Bound {
+    fn pointwise(&self) -> bool {
+        self.modes.iter().flatten().all(|mode| matches!(mode, Mode::Step(_)))
+    }
+
     fn independent_rows(&self) -> bool {
         true
     }

@@ -56,6 +56,10 @@ impl Transform for Identity {
 }
 
 impl BoundTransform for Identity {
+    fn pointwise(&self) -> bool {
+        true
+    }
+
     fn independent_rows(&self) -> bool {
         true
     }

@@ -128,6 +128,10 @@ fn add(y: &[f32], mean: &[f32], out: &mut [f32]) {
 }
 
 impl BoundTransform for Bound {
+    fn pointwise(&self) -> bool {
+        true
+    }
+
     fn independent_rows(&self) -> bool {
         true
     }

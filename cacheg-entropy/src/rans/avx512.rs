@@ -7,9 +7,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use cacheg_core::ElementTable;
+
 use super::lanes::Lanes;
 use super::level::Level;
-use super::native::{CONTEXTS, DecodeRun, EncodeRun, Kernel, PLAIN, SPLIT, State, Step, words_per_step};
+use super::native::{Give, CONTEXTS, DecodeRun, EncodeRun, Kernel, PLAIN, SPLIT, State, Step, words_per_step};
 use super::stream::LANES;
 use super::table::{DecodeTable, EncodeTable, MAX_BOUNDS};
 use super::transpose;
@@ -57,6 +59,19 @@ impl Kernel for Avx512 {
     fn scatter_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]) {
         // SAFETY: `new` has checked the features.
         unsafe { transpose::avx512::scatter_rows(native, lanes, columns, rows) }
+    }
+
+    fn scatter_elements(
+        self,
+        native: &[Step],
+        lanes: Lanes,
+        columns: Range<usize>,
+        tables: &[ElementTable],
+        escape: Option<u8>,
+        give: &mut Give<'_>,
+    ) -> usize {
+        // SAFETY: `new` has checked the features.
+        unsafe { transpose::elements::scatter(native, lanes, columns, tables, escape, give) }
     }
 
     fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {

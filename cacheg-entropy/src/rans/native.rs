@@ -8,14 +8,14 @@
 mod decode;
 mod encode;
 
-pub(super) use decode::{DecodeStream, decode};
+pub(super) use decode::{DecodeStream, Give, decode};
 pub(super) use encode::{EncodeStream, encode};
 
 use std::ops::Range;
 
-use cacheg_core::CoderScratch;
+use cacheg_core::{CoderScratch, ElementTable};
 
-use super::Mode;
+use super::{Mode, elements};
 use super::lanes::Lanes;
 use super::stream::{LANES, Words};
 use super::table::{DecodeTable, EncodeTable};
@@ -226,6 +226,20 @@ pub(super) trait Kernel: Copy {
 
     /// From native order to rows: some columns from `col` on.
     fn scatter_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]);
+
+    /// From native order to rows of what symbols stand for; `tables` are those of all columns. Returns how many
+    /// symbols were escapes.
+    fn scatter_elements(
+        self,
+        native: &[Step],
+        lanes: Lanes,
+        columns: Range<usize>,
+        tables: &[ElementTable],
+        escape: Option<u8>,
+        give: &mut Give<'_>,
+    ) -> usize {
+        elements::scatter(native, lanes, columns, tables, escape, give)
+    }
 
     /// From rows to native order, lanes in reverse.
     fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]);

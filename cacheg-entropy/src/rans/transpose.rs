@@ -174,3 +174,90 @@ macro_rules! transposing {
 
 transposing!(avx2, "avx2");
 transposing!(avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2");
+
+/// What symbols stand for: rows by AVX-512.
+pub(super) mod elements {
+    use cacheg_core::ElementTable;
+
+    use super::*;
+    use crate::rans::elements::{Rows, hand_over, one};
+    use crate::rans::native::Give;
+
+    /// Vectors of 32 columns, of 32 lanes each.
+    #[repr(C, align(64))]
+    struct Tile([[u16; LANES]; WIDE]);
+
+    /// The kernel. A step at a time: looked up column by column, then transposed in four groups of 8 lanes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(in crate::rans) fn scatter(
+        native: &[Step],
+        lanes: Lanes,
+        columns: Range<usize>,
+        tables: &[ElementTable],
+        escape: Option<u8>,
+        give: &mut Give<'_>,
+    ) -> usize {
+        let mut rows = Rows::ZERO;
+        let mut tile = Tile([[0; LANES]; WIDE]);
+        let mut escaped = 0;
+        let tables_here = &tables[columns.clone()];
+        let wide = columns.len().is_multiple_of(WIDE);
+        // A symbol that no alphabet of up to 32 has, where there are no escapes.
+        let needle = _mm256_set1_epi8(escape.unwrap_or(u8::MAX).cast_signed());
+        for step in 0..lanes.steps() {
+            if !wide || lanes.active(step) < LANES {
+                escaped += one(step, native, lanes, columns.clone(), tables, escape, &mut rows, give);
+                continue;
+            }
+            for (group, tables) in tables_here.as_chunks::<WIDE>().0.iter().enumerate() {
+                let vectors = native[group * WIDE * lanes.stride() + step..].iter().step_by(lanes.stride());
+                for ((table, symbols), to) in tables.iter().zip(vectors).zip(&mut tile.0) {
+                    // SAFETY: 32 symbols are read, and 32 entries of a table; 64 bytes are written.
+                    unsafe {
+                        let symbols = _mm256_loadu_si256(symbols.as_ptr().cast());
+                        escaped += _mm256_cmpeq_epi8_mask(symbols, needle).count_ones() as usize;
+                        let entries = _mm512_load_si512((&raw const *table).cast());
+                        let found = _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(symbols), entries);
+                        _mm512_store_si512(to.as_mut_ptr().cast(), found);
+                    }
+                }
+                for lane in (0..LANES).step_by(8) {
+                    for (row, vector) in transpose(&tile, lane).into_iter().enumerate() {
+                        let to = &mut rows.0[lane + row].as_chunks_mut::<WIDE>().0[group];
+                        // SAFETY: 64 bytes.
+                        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), vector) }
+                    }
+                }
+            }
+            hand_over(step, lanes, columns.clone(), &rows, give);
+        }
+        escaped
+    }
+
+    /// Lanes `lane .. lane + 8` of 32 columns: vector `i` has theirs of columns `i`, `8 + i`, `16 + i` and `24 + i`,
+    /// which three rounds of interleaving vector `i` with vector `i + 4` transpose.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn transpose(tile: &Tile, lane: usize) -> [__m512i; 8] {
+        let mut vectors = [_mm512_setzero_si512(); 8];
+        for (i, vector) in vectors.iter_mut().enumerate() {
+            let part = |column: usize| {
+                let lanes = &tile.0[column][lane..lane + 8];
+                // SAFETY: 8 lanes, 16 bytes.
+                unsafe { _mm_load_si128(lanes.as_ptr().cast()) }
+            };
+            let first = _mm512_castsi128_si512(part(i));
+            let two = _mm512_mask_broadcast_i32x4(first, 0x00f0, part(8 + i));
+            let three = _mm512_mask_broadcast_i32x4(two, 0x0f00, part(16 + i));
+            *vector = _mm512_mask_broadcast_i32x4(three, 0xf000, part(24 + i));
+        }
+        for _ in 0..3 {
+            let from = vectors;
+            for i in 0..4 {
+                vectors[2 * i] = _mm512_unpacklo_epi16(from[i], from[i + 4]);
+                vectors[2 * i + 1] = _mm512_unpackhi_epi16(from[i], from[i + 4]);
+            }
+        }
+        vectors
+    }
+}

@@ -1,6 +1,6 @@
 //! Decoding several streams at a time.
 
-use cacheg_core::{Error, Result, Segment};
+use cacheg_core::{ElementJob, ElementRows, ElementTable, Error, Result, Segment};
 
 use super::{
     BLOCK, CONTEXTS, DecodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
@@ -15,12 +15,11 @@ pub(in crate::rans) struct DecodeStream<'j> {
     result: &'j mut Result<()>,
     /// Segments behind the current one.
     segments: &'j [Segment],
-    /// The current one's symbols, row-major.
-    symbols: &'j mut [u8],
-    /// Those of the segments behind it.
-    later: &'j mut [u8],
+    target: Target<'j>,
     columns: Columns<'j>,
     size: u16,
+    /// The symbol that is an escape, if there is one.
+    escape: Option<u8>,
     lanes: Lanes,
     /// Where the block began.
     first: usize,
@@ -32,6 +31,30 @@ pub(in crate::rans) struct DecodeStream<'j> {
     words: Words<'j>,
 }
 
+/// What comes out.
+enum Target<'j> {
+    /// Symbols, row-major.
+    Symbols {
+        /// Those of the current segment.
+        own: &'j mut [u8],
+        /// Those of the segments behind it.
+        later: &'j mut [u8],
+    },
+    /// Elements, to be given away.
+    Elements {
+        job: usize,
+        /// Number of the segment behind the current one.
+        next: usize,
+        /// Tables of the current segment's columns.
+        own: &'j [ElementTable],
+        later: &'j [ElementTable],
+        escaped: &'j mut usize,
+    },
+}
+
+/// Takes elements.
+pub(in crate::rans) type Give<'g> = dyn FnMut(&ElementRows<'_>) + 'g;
+
 impl<'j> DecodeStream<'j> {
     /// Reads the header. `symbols` are those of the segments, at least one. `None`, and the error in `result`, if
     /// the header is bad.
@@ -40,6 +63,33 @@ impl<'j> DecodeStream<'j> {
         segments: &'j [Segment],
         bytes: &'j [u8],
         symbols: &'j mut [u8],
+        result: &'j mut Result<()>,
+    ) -> Option<Self> {
+        Self::new(bound, segments, bytes, Target::Symbols { own: &mut [], later: symbols }, result)
+    }
+
+    /// As [`open`](Self::open), of stream number `number`; there is a table for each column of each segment, of which
+    /// none is split.
+    pub(in crate::rans) fn open_elements(
+        bound: &'j BoundRans,
+        number: usize,
+        job: &'j mut ElementJob<'_>,
+    ) -> Option<Self> {
+        let ElementJob { segments, bytes, tables, escaped, result, .. } = job;
+        let target = Target::Elements { job: number, next: 0, own: &[], later: tables, escaped };
+        Self::new(bound, segments, bytes, target, result)
+    }
+
+    /// There are no kernels for it.
+    pub(in crate::rans) fn refuse(self) {
+        *self.result = Err(Error::unsupported("elements without vector kernels"));
+    }
+
+    fn new(
+        bound: &'j BoundRans,
+        segments: &'j [Segment],
+        bytes: &'j [u8],
+        target: Target<'j>,
         result: &'j mut Result<()>,
     ) -> Option<Self> {
         let (states, words) = match stream::open(bytes) {
@@ -54,10 +104,10 @@ impl<'j> DecodeStream<'j> {
             bound,
             result,
             segments,
-            symbols: &mut [],
-            later: symbols,
+            target,
             columns,
             size: 0,
+            escape: None,
             lanes: Lanes::new(columns),
             first: 0,
             col: 0,
@@ -69,7 +119,7 @@ impl<'j> DecodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end of a good stream.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<Option<Work>> {
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native, give: &mut Give<'_>) -> Result<Option<Work>> {
         loop {
             if self.col == self.columns.cols {
                 if self.outside {
@@ -84,7 +134,7 @@ impl<'j> DecodeStream<'j> {
                 self.step = 0;
                 self.col += 1;
                 if self.col == self.columns.cols || self.col - self.first == BLOCK {
-                    self.end_block(kernel, native);
+                    self.end_block(kernel, native, give);
                 }
                 continue;
             }
@@ -105,11 +155,24 @@ impl<'j> DecodeStream<'j> {
         while let Some((segment, more)) = self.segments.split_first() {
             self.segments = more;
             if segment.is_empty() {
+                if let Target::Elements { next, later, .. } = &mut self.target {
+                    *next += 1;
+                    *later = &later[segment.cols..];
+                }
                 continue;
             }
             self.columns = self.bound.columns(segment)?;
             self.size = segment.alphabet.size;
-            (self.symbols, self.later) = std::mem::take(&mut self.later).split_at_mut(segment.len());
+            self.escape = segment.alphabet.escape.then(|| (segment.alphabet.size - 1) as u8);
+            match &mut self.target {
+                Target::Symbols { own, later } => {
+                    (*own, *later) = std::mem::take(later).split_at_mut(segment.len());
+                }
+                Target::Elements { next, own, later, .. } => {
+                    *next += 1;
+                    (*own, *later) = later.split_at(segment.cols);
+                }
+            }
             self.lanes = Lanes::new(self.columns);
             (self.first, self.col, self.step) = (0, 0, 0);
             native.reserve(self.lanes);
@@ -118,11 +181,20 @@ impl<'j> DecodeStream<'j> {
         Ok(false)
     }
 
-    fn end_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) {
+    fn end_block<K: Kernel>(&mut self, kernel: K, native: &mut Native, give: &mut Give<'_>) {
         if self.columns.mode == Mode::Split {
             self.outside |= native.top(self.lanes, self.col - self.first) >= self.size;
         }
-        kernel.scatter_rows(native.steps(), self.lanes, self.first..self.col, self.symbols);
+        let (columns, native) = (self.first..self.col, native.steps());
+        match &mut self.target {
+            Target::Symbols { own, .. } => kernel.scatter_rows(native, self.lanes, columns, own),
+            Target::Elements { job, next, own, escaped, .. } => {
+                let escape = self.escape;
+                **escaped += kernel.scatter_elements(native, self.lanes, columns, own, escape, &mut |rows| {
+                    give(&rows.of(*job, *next - 1));
+                });
+            }
+        }
         self.first = self.col;
     }
 
@@ -189,13 +261,14 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
     kernel: K,
     mut queue: impl Iterator<Item = DecodeStream<'j>>,
     scratch: &mut Scratch,
+    give: &mut Give<'_>,
 ) {
     let mut slots: [Option<DecodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
         let mut work: Option<Work> = None;
         for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
             while let Some(stream) = slot {
-                match stream.advance(kernel, native) {
+                match stream.advance(kernel, native, give) {
                     Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
                         let so_far = *work.get_or_insert(next);

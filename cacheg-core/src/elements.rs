@@ -1,0 +1,109 @@
+//! Tabulated pipelines: where a symbol stands for one element of its channel, whatever is around it, the coder looks
+//! elements up and no other stage runs at all. What the tables hold is what the stages made of each symbol, so that
+//! results are theirs, bit for bit.
+
+use crate::dtype::{Store, fence};
+use crate::front::{Coded, Front, FrontScratch};
+use crate::tile::Tile;
+use crate::{ElementTable, Error, Escapes, PlaneViewMut, Result, TileCx};
+
+/// Stands for an escape, and for symbols that do not exist: a NaN, which no table holds otherwise.
+const NONE: u16 = 0x7fff;
+
+/// The tables of a plan.
+pub(crate) struct Elements {
+    /// One for each channel, planes one after the other.
+    tables: Vec<ElementTable>,
+    /// The first channel of each plane.
+    first: Vec<usize>,
+}
+
+impl Elements {
+    /// Runs the stages on every symbol of every channel; `None` if there is more to them than symbols.
+    pub(crate) fn new(front: &Front) -> Option<Self> {
+        // Elements are handed over as numbers and stored as they are.
+        if !front.is_pointwise() || cfg!(target_endian = "big") {
+            return None;
+        }
+        let mut new = Self { tables: Vec::new(), first: Vec::new() };
+        let mut scratch = FrontScratch::default();
+        for plane in front.planes() {
+            new.first.push(new.tables.len());
+            let alphabet = front.alphabet(plane)?;
+            let cols = plane.channels();
+            let symbols = usize::from(alphabet.size) - usize::from(alphabet.escape);
+            let rows: Vec<u8> = (0..symbols).flat_map(|symbol| std::iter::repeat_n(symbol as u8, cols)).collect();
+            front.reserve(symbols, &mut scratch);
+            let begin = new.tables.len();
+            new.tables.resize(begin + cols, ElementTable([NONE; 32]));
+            let tables = &mut new.tables[begin..];
+            let escapes = Escapes::default();
+            let mut from = Coded { symbols: &rows, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
+            let mut bytes = Vec::new();
+            let mut give = |first: usize, _: usize, values: &[f32]| {
+                bytes.resize(2 * values.len(), 0);
+                plane.shape.dtype.narrow(values, &mut bytes);
+                for (row, elements) in (first..).zip(bytes.chunks_exact(2 * cols)) {
+                    for (table, element) in tables.iter_mut().zip(elements.as_chunks::<2>().0) {
+                        table.0[row] = u16::from_le_bytes(*element);
+                    }
+                }
+            };
+            front.dequantize(&TileCx::new(plane, 0, symbols, 0), &mut scratch, &mut from, &mut give).ok()?;
+            if tables.iter().any(|table| table.0[..symbols].contains(&NONE)) {
+                return None;
+            }
+        }
+        new.first.push(new.tables.len());
+        Some(new)
+    }
+
+    /// Those of a tile's channels.
+    pub(crate) fn of(&self, tile: &Tile) -> &[ElementTable] {
+        &self.tables[self.first[tile.planes.start]..self.first[tile.planes.end]]
+    }
+
+    /// Fills in the escapes of a tile whose other elements are in place, and checks that they are where escapes were.
+    pub(crate) fn patch(
+        front: &Front,
+        tile: &Tile,
+        escapes: &Escapes,
+        planes: &mut [PlaneViewMut<'_>],
+        to: usize,
+        scratch: &mut FrontScratch,
+    ) -> Result<()> {
+        let (mut begin, mut number) = (0, tile.planes.start);
+        for (index, value) in escapes.items() {
+            let mut plane = &front.planes()[number];
+            while *index as usize - begin >= plane.channels() * tile.rows {
+                begin += plane.channels() * tile.rows;
+                number += 1;
+                plane = &front.planes()[number];
+            }
+            let (row, channel) = ((*index as usize - begin) / plane.channels(), (*index as usize - begin) % plane.channels());
+            let element = planes[number - tile.planes.start].element(to + tile.first + row, channel);
+            if *element != NONE.to_le_bytes() {
+                return Err(Error::corrupt("an escaped value without its symbol").at(plane.name()));
+            }
+            let value = front.escaped(plane, channel, *value, scratch).map_err(|e| e.at(plane.name()))?;
+            plane.shape.dtype.narrow(&[value], element);
+        }
+        Ok(())
+    }
+}
+
+/// Checks that there are as many escapes as escaped symbols.
+pub(crate) fn check(escaped: usize, escapes: &Escapes) -> Result<()> {
+    match escaped.cmp(&escapes.items().len()) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(Error::corrupt("an escape symbol without its value")),
+        std::cmp::Ordering::Less => Err(Error::corrupt("an escaped value without its symbol")),
+    }
+}
+
+/// Ends writing past the cache.
+pub(crate) fn end(store: Store) {
+    if store == Store::Streaming {
+        fence();
+    }
+}
