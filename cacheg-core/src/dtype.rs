@@ -139,38 +139,6 @@ pub(crate) fn fence() {
     x86::fence();
 }
 
-/// Where rows go.
-#[derive(Debug)]
-pub(crate) struct Places<'a> {
-    /// The byte at which row 0 begins.
-    pub(crate) begin: usize,
-    /// Bytes from one row to the next.
-    pub(crate) stride: usize,
-    /// The rows' numbers.
-    pub(crate) rows: &'a [usize],
-}
-
-impl Places<'_> {
-    fn iter(&self) -> impl Iterator<Item = usize> {
-        self.rows.iter().map(|row| self.begin + row * self.stride)
-    }
-}
-
-/// Copies `len` bytes from the front of every `pitch` to each of the places.
-///
-/// # Panics
-/// If a place is outside.
-pub(crate) fn copy(from: &[u8], pitch: usize, len: usize, bytes: &mut [u8], to: &Places<'_>, store: Store) {
-    #[cfg(target_arch = "x86_64")]
-    if store == Store::Streaming && x86::stream(from, pitch, len, bytes, to) {
-        return;
-    }
-    let _ = store;
-    for (from, to) in from.chunks(pitch).zip(to.iter()) {
-        bytes[to..to + len].copy_from_slice(&from[..len]);
-    }
-}
-
 /// Runs of values: in elements one behind the other, in `f32` at a distance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Runs {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::aligned::Aligned;
-use crate::dtype::{Places, Runs, Store, copy};
-use crate::{Dtype, ElementRows, Error, Geometry, Plane, Result};
+use crate::dtype::{Runs, Store};
+use crate::{Dtype, ElementWindow, Error, Geometry, Plane, Result};
 
 /// Where a plane's elements are inside its bytes; the head's channels are always neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,22 +191,27 @@ impl PlaneViewMut<'_> {
 }
 
 impl PlaneViewMut<'_> {
-    /// Writes some columns of rows that a coder has decoded, `first` being their first row's place.
+    /// Calls `write` with windows on some channels of the rows from `first`.
     ///
     /// # Panics
-    /// If they are outside the plane, or if its elements do not have 16 bits.
-    pub(crate) fn put(&mut self, first: usize, from: &ElementRows<'_>, store: Store) {
-        assert!(self.plane.shape.dtype.size() == 2, "put: elements of another size");
+    /// If its elements do not have 16 bits.
+    pub(crate) fn windows(
+        &mut self,
+        first: usize,
+        cols: Range<usize>,
+        store: Store,
+        write: &mut dyn FnMut(&mut ElementWindow<'_>),
+    ) {
+        assert!(self.plane.shape.dtype.size() == 2, "windows: elements of another size");
         let dim = self.plane.shape.head_dim as usize;
-        let elements: &[u8] = bytemuck::cast_slice(from.elements);
-        let row_bytes = 2 * (self.order.offset(&self.plane, self.tokens, 0, 1));
-        let (mut col, mut done) = (from.col, 0);
-        while done < from.cols {
-            let width = (dim - col % dim).min(from.cols - done);
+        let stride = 2 * self.order.offset(&self.plane, self.tokens, 0, 1);
+        let mut col = cols.start;
+        while col < cols.end {
+            let end = cols.end.min(col - col % dim + dim);
             let begin = 2 * (self.order.offset(&self.plane, self.tokens, col / dim, first) + col % dim);
-            let to = Places { begin, stride: row_bytes, rows: from.rows };
-            copy(&elements[2 * done..], 2 * from.pitch, 2 * width, self.bytes, &to, store);
-            (col, done) = (col + width, done + width);
+            let streaming = store == Store::Streaming;
+            write(&mut ElementWindow::new(col..end, self.bytes, begin, stride, streaming));
+            col = end;
         }
     }
 

@@ -18,6 +18,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::de::DeserializeOwned;
@@ -555,36 +556,39 @@ impl<'a> ElementJob<'a> {
     }
 }
 
-/// Elements that a coder has decoded: some columns of some rows of one segment.
+/// Where elements of some columns of a segment go; little-endian, 2 bytes each, the columns of a row side by side.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct ElementRows<'a> {
-    /// Which of the batch's streams they are from.
-    pub job: usize,
-    /// Which of its segments.
-    pub segment: usize,
-    /// The first column.
-    pub col: usize,
-    /// How many columns.
-    pub cols: usize,
-    /// The rows' numbers.
-    pub rows: &'a [usize],
-    /// `cols` elements of each row.
-    pub elements: &'a [u16],
-    /// Distance of rows in `elements`.
-    pub pitch: usize,
+pub struct ElementWindow<'a> {
+    /// The columns of the segment.
+    pub cols: Range<usize>,
+    /// Memory that has room for all of the segment's rows.
+    pub bytes: &'a mut [u8],
+    /// Where in it the first column of the first row is.
+    pub begin: usize,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    /// Lines may go past the cache. Whoever has given the window sees to the fence.
+    pub streaming: bool,
 }
 
-impl<'a> ElementRows<'a> {
-    /// Columns `col ..` of rows; the stream and the segment are yet to be filled in.
-    pub fn new(col: usize, cols: usize, rows: &'a [usize], elements: &'a [u16], pitch: usize) -> Self {
-        Self { job: 0, segment: 0, col, cols, rows, elements, pitch }
+impl<'a> ElementWindow<'a> {
+    /// A window; all of its rows must be inside `bytes`.
+    pub fn new(cols: Range<usize>, bytes: &'a mut [u8], begin: usize, stride: usize, streaming: bool) -> Self {
+        Self { cols, bytes, begin, stride, streaming }
     }
+}
 
-    /// Of this segment of this stream.
-    pub fn of(&self, job: usize, segment: usize) -> Self {
-        Self { job, segment, ..*self }
-    }
+/// Opens windows for elements.
+pub trait ElementSink {
+    /// Calls `write` with windows that together are these columns of a segment of one of the batch's streams.
+    fn open(
+        &mut self,
+        job: usize,
+        segment: usize,
+        cols: Range<usize>,
+        write: &mut dyn FnMut(&mut ElementWindow<'_>),
+    );
 }
 
 /// A coder bound to a model. A stream is one tile: its segments lie one after the other in `symbols`.
@@ -649,15 +653,15 @@ pub trait BoundCoder: Send + Sync {
         false
     }
 
-    /// As [`decode_batch`](Self::decode_batch), but what comes out is what the symbols stand for, in pieces that
-    /// `give` takes as they are ready; they are rubbish until the job's result says that the stream was good.
+    /// As [`decode_batch`](Self::decode_batch), but what the symbols stand for is written to where `sink` says. It is
+    /// rubbish if the job's result is not that the stream was good.
     fn decode_elements(
         &self,
         jobs: &mut [ElementJob<'_>],
-        give: &mut dyn FnMut(&ElementRows<'_>),
+        sink: &mut dyn ElementSink,
         scratch: &mut CoderScratch,
     ) {
-        let _ = (give, scratch);
+        let _ = (sink, scratch);
         for job in jobs {
             job.result = Err(Error::unsupported("this coder gives symbols only"));
         }

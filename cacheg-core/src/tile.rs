@@ -7,7 +7,7 @@ use crate::elements::{self, Elements};
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
-    CoderScratch, DecodeJob, ElementJob, ElementRows, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
+    CoderScratch, DecodeJob, ElementJob, ElementSink, ElementWindow, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
     TileCx,
 };
 
@@ -378,12 +378,8 @@ impl Plan {
             )
         };
         let mut jobs: [ElementJob<'_>; MAX_BATCH] = std::array::from_fn(|_| job());
-        let mut give = |rows: &ElementRows<'_>| {
-            let tile = &tiles[rows.job].0;
-            // Pointwise pipelines have one segment for each plane.
-            planes[tile.planes.start + rows.segment - first_plane].put(to + tile.first, rows, store);
-        };
-        self.coder.decode_elements(&mut jobs[..tiles.len()], &mut give, coder);
+        let mut sink = Sink { tiles, planes: &mut *planes, first_plane, to, store };
+        self.coder.decode_elements(&mut jobs[..tiles.len()], &mut sink, coder);
         elements::end(store);
         for (((tile, _), job), scratch) in tiles.iter().zip(jobs).zip(&*scratches) {
             job.result.at(|| tile.to_string())?;
@@ -480,6 +476,30 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// Where the elements of a batch of tiles go.
+struct Sink<'s, 'v> {
+    tiles: &'s [(Tile, &'s [u8])],
+    planes: &'s mut [PlaneViewMut<'v>],
+    first_plane: usize,
+    to: usize,
+    store: Store,
+}
+
+impl ElementSink for Sink<'_, '_> {
+    fn open(
+        &mut self,
+        job: usize,
+        segment: usize,
+        cols: Range<usize>,
+        write: &mut dyn FnMut(&mut ElementWindow<'_>),
+    ) {
+        let tile = &self.tiles[job].0;
+        // Pointwise pipelines have one segment for each plane.
+        let plane = &mut self.planes[tile.planes.start + segment - self.first_plane];
+        plane.windows(self.to + tile.first, cols, self.store, write);
     }
 }
 

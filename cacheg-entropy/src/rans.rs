@@ -75,7 +75,7 @@ mod transpose;
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementJob, ElementRows, EncodeJob, Error, Plugin, Result,
+    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementJob, ElementSink, EncodeJob, Error, Plugin, Result,
     Segment, Stage, StageData,
 };
 use serde::{Deserialize, Serialize};
@@ -500,12 +500,12 @@ impl BoundCoder for BoundRans {
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx2(kernel) => {
                 let streams = jobs.iter_mut().filter_map(|job| self.open_decode(job));
-                native::decode(kernel, streams, native::scratch(scratch), &mut |_| ());
+                native::decode(kernel, streams, native::scratch(scratch), &mut native::NoSink);
             }
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx512(kernel) => {
                 let streams = jobs.iter_mut().filter_map(|job| self.open_decode(job));
-                native::decode(kernel, streams, native::scratch(scratch), &mut |_| ());
+                native::decode(kernel, streams, native::scratch(scratch), &mut native::NoSink);
             }
         }
     }
@@ -523,15 +523,15 @@ impl BoundCoder for BoundRans {
     fn decode_elements(
         &self,
         jobs: &mut [ElementJob<'_>],
-        give: &mut dyn FnMut(&ElementRows<'_>),
+        sink: &mut dyn ElementSink,
         scratch: &mut CoderScratch,
     ) {
         let streams = jobs.iter_mut().enumerate().filter_map(|(number, job)| self.open_elements(number, job));
         let scratch = native::scratch(scratch);
         match self.kernels {
             Kernels::Scalar => streams.for_each(native::DecodeStream::refuse),
-            Kernels::Avx2(kernel) => native::decode(kernel, streams, scratch, give),
-            Kernels::Avx512(kernel) => native::decode(kernel, streams, scratch, give),
+            Kernels::Avx2(kernel) => native::decode(kernel, streams, scratch, sink),
+            Kernels::Avx512(kernel) => native::decode(kernel, streams, scratch, sink),
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Places, Runs, Store};
+use super::{Runs, Store};
 
 /// Widens `runs.count` runs of f16; `false` if the processor cannot.
 pub(super) fn widen(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mut [f32])) -> bool {
@@ -48,30 +48,6 @@ pub(super) fn narrow(
         return false;
     }
     true
-}
-
-/// Copies rows of whole lines past the cache; `false` if the processor cannot or if they are no whole lines.
-pub(super) fn stream(from: &[u8], pitch: usize, len: usize, bytes: &mut [u8], to: &Places<'_>) -> bool {
-    let lines = (bytes.as_ptr().addr() + to.begin) % 64 == 0 && to.stride % 64 == 0 && len % 64 == 0;
-    if !lines || !is_x86_feature_detected!("avx512f") {
-        return false;
-    }
-    // SAFETY: the feature is there, and lines are whole.
-    unsafe { stream_rows(from, pitch, len, bytes, to) }
-    true
-}
-
-/// # Safety
-/// All places must be at the beginnings of lines.
-#[target_feature(enable = "avx512f")]
-unsafe fn stream_rows(from: &[u8], pitch: usize, len: usize, bytes: &mut [u8], to: &Places<'_>) {
-    for (from, to) in from.chunks(pitch).zip(to.iter()) {
-        let (from, to) = (from[..len].as_chunks::<64>().0, bytes[to..to + len].as_chunks_mut::<64>().0);
-        for (from, to) in from.iter().zip(to) {
-            // SAFETY: 64 bytes each; `to` begins at a line, as the caller promises.
-            unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) }
-        }
-    }
 }
 
 /// Makes what went past the cache visible to other threads before anything that this one writes later.

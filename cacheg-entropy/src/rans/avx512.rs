@@ -7,11 +7,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use cacheg_core::ElementTable;
+use cacheg_core::{ElementTable, ElementWindow};
 
 use super::lanes::Lanes;
 use super::level::Level;
-use super::native::{Give, CONTEXTS, DecodeRun, EncodeRun, Kernel, PLAIN, SPLIT, State, Step, words_per_step};
+use super::native::{CONTEXTS, DecodeRun, EncodeRun, Kernel, PLAIN, SPLIT, State, Step, words_per_step};
 use super::stream::LANES;
 use super::table::{DecodeTable, EncodeTable, MAX_BOUNDS};
 use super::transpose;
@@ -65,13 +65,12 @@ impl Kernel for Avx512 {
         self,
         native: &[Step],
         lanes: Lanes,
-        columns: Range<usize>,
         tables: &[ElementTable],
         escape: Option<u8>,
-        give: &mut Give<'_>,
+        window: &mut ElementWindow<'_>,
     ) -> usize {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::elements::scatter(native, lanes, columns, tables, escape, give) }
+        unsafe { transpose::elements::scatter(native, lanes, tables, escape, window) }
     }
 
     fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {

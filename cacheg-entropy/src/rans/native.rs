@@ -8,12 +8,12 @@
 mod decode;
 mod encode;
 
-pub(super) use decode::{DecodeStream, Give, decode};
+pub(super) use decode::{DecodeStream, NoSink, decode};
 pub(super) use encode::{EncodeStream, encode};
 
 use std::ops::Range;
 
-use cacheg_core::{CoderScratch, ElementTable};
+use cacheg_core::{CoderScratch, ElementTable, ElementWindow};
 
 use super::{Mode, elements};
 use super::lanes::Lanes;
@@ -227,18 +227,17 @@ pub(super) trait Kernel: Copy {
     /// From native order to rows: some columns from `col` on.
     fn scatter_rows(self, native: &[Step], lanes: Lanes, columns: Range<usize>, rows: &mut [u8]);
 
-    /// From native order to rows of what symbols stand for; `tables` are those of all columns. Returns how many
-    /// symbols were escapes.
+    /// From native order to what symbols stand for: the columns of a window, which begin with `native`. Returns how
+    /// many symbols were escapes.
     fn scatter_elements(
         self,
         native: &[Step],
         lanes: Lanes,
-        columns: Range<usize>,
         tables: &[ElementTable],
         escape: Option<u8>,
-        give: &mut Give<'_>,
+        window: &mut ElementWindow<'_>,
     ) -> usize {
-        elements::scatter(native, lanes, columns, tables, escape, give)
+        elements::scatter(0..lanes.steps(), native, lanes, tables, escape, window)
     }
 
     /// From rows to native order, lanes in reverse.

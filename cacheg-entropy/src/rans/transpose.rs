@@ -177,39 +177,37 @@ transposing!(avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popc
 
 /// What symbols stand for: rows by AVX-512.
 pub(super) mod elements {
-    use cacheg_core::ElementTable;
+    use cacheg_core::{ElementTable, ElementWindow};
 
     use super::*;
-    use crate::rans::elements::{Rows, hand_over, one};
-    use crate::rans::native::Give;
+    use crate::rans::elements;
 
     /// Vectors of 32 columns, of 32 lanes each.
     #[repr(C, align(64))]
     struct Tile([[u16; LANES]; WIDE]);
 
     /// The kernel. A step at a time: looked up column by column, then transposed in four groups of 8 lanes.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
     pub(in crate::rans) fn scatter(
         native: &[Step],
         lanes: Lanes,
-        columns: Range<usize>,
         tables: &[ElementTable],
         escape: Option<u8>,
-        give: &mut Give<'_>,
+        window: &mut ElementWindow<'_>,
     ) -> usize {
-        let mut rows = Rows::ZERO;
-        let mut tile = Tile([[0; LANES]; WIDE]);
-        let mut escaped = 0;
-        let tables_here = &tables[columns.clone()];
-        let wide = columns.len().is_multiple_of(WIDE);
+        let (groups, rest) = tables.as_chunks::<WIDE>();
+        let steps = if rest.is_empty() { lanes.whole } else { 0 };
+        let rows = lanes.row(LANES - 1) + lanes.whole;
+        assert!(window.begin + rows.saturating_sub(1) * window.stride + 2 * tables.len() <= window.bytes.len());
+        let begin = window.bytes.as_mut_ptr().wrapping_add(window.begin);
+        let streaming = window.streaming && begin.addr() % 64 == 0 && window.stride % 64 == 0;
+        let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(lane) * window.stride);
         // A symbol that no alphabet of up to 32 has, where there are no escapes.
         let needle = _mm256_set1_epi8(escape.unwrap_or(u8::MAX).cast_signed());
-        for step in 0..lanes.steps() {
-            if !wide || lanes.active(step) < LANES {
-                escaped += one(step, native, lanes, columns.clone(), tables, escape, &mut rows, give);
-                continue;
-            }
-            for (group, tables) in tables_here.as_chunks::<WIDE>().0.iter().enumerate() {
+        let mut tile = Tile([[0; LANES]; WIDE]);
+        let mut escaped = 0;
+        for step in 0..steps {
+            for (group, tables) in groups.iter().enumerate() {
                 let vectors = native[group * WIDE * lanes.stride() + step..].iter().step_by(lanes.stride());
                 for ((table, symbols), to) in tables.iter().zip(vectors).zip(&mut tile.0) {
                     // SAFETY: 32 symbols are read, and 32 entries of a table; 64 bytes are written.
@@ -221,17 +219,24 @@ pub(super) mod elements {
                         _mm512_store_si512(to.as_mut_ptr().cast(), found);
                     }
                 }
-                for lane in (0..LANES).step_by(8) {
-                    for (row, vector) in transpose(&tile, lane).into_iter().enumerate() {
-                        let to = &mut rows.0[lane + row].as_chunks_mut::<WIDE>().0[group];
-                        // SAFETY: 64 bytes.
-                        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), vector) }
+                let offset = step * window.stride + 2 * WIDE * group;
+                for (lane, starts) in (0..LANES).step_by(8).zip(starts.as_chunks::<8>().0) {
+                    for (vector, start) in transpose(&tile, lane).into_iter().zip(starts) {
+                        // SAFETY: the last row of all is inside, and all of its columns. Lines are aligned if they are
+                        // to be streamed.
+                        unsafe {
+                            let to = begin.add(start + offset);
+                            if streaming {
+                                _mm512_stream_si512(to.cast(), vector);
+                            } else {
+                                _mm512_storeu_si512(to.cast(), vector);
+                            }
+                        }
                     }
                 }
             }
-            hand_over(step, lanes, columns.clone(), &rows, give);
         }
-        escaped
+        escaped + elements::scatter(steps..lanes.steps(), native, lanes, tables, escape, window)
     }
 
     /// Lanes `lane .. lane + 8` of 32 columns: vector `i` has theirs of columns `i`, `8 + i`, `16 + i` and `24 + i`,

@@ -1,6 +1,8 @@
 //! Decoding several streams at a time.
 
-use cacheg_core::{ElementJob, ElementRows, ElementTable, Error, Result, Segment};
+use std::ops::Range;
+
+use cacheg_core::{ElementJob, ElementSink, ElementTable, ElementWindow, Error, Result, Segment};
 
 use super::{
     BLOCK, CONTEXTS, DecodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
@@ -52,8 +54,12 @@ enum Target<'j> {
     },
 }
 
-/// Takes elements.
-pub(in crate::rans) type Give<'g> = dyn FnMut(&ElementRows<'_>) + 'g;
+/// For streams of symbols.
+pub(in crate::rans) struct NoSink;
+
+impl ElementSink for NoSink {
+    fn open(&mut self, _: usize, _: usize, _: Range<usize>, _: &mut dyn FnMut(&mut ElementWindow<'_>)) {}
+}
 
 impl<'j> DecodeStream<'j> {
     /// Reads the header. `symbols` are those of the segments, at least one. `None`, and the error in `result`, if
@@ -119,7 +125,7 @@ impl<'j> DecodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end of a good stream.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native, give: &mut Give<'_>) -> Result<Option<Work>> {
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native, sink: &mut dyn ElementSink) -> Result<Option<Work>> {
         loop {
             if self.col == self.columns.cols {
                 if self.outside {
@@ -134,7 +140,7 @@ impl<'j> DecodeStream<'j> {
                 self.step = 0;
                 self.col += 1;
                 if self.col == self.columns.cols || self.col - self.first == BLOCK {
-                    self.end_block(kernel, native, give);
+                    self.end_block(kernel, native, sink);
                 }
                 continue;
             }
@@ -181,7 +187,7 @@ impl<'j> DecodeStream<'j> {
         Ok(false)
     }
 
-    fn end_block<K: Kernel>(&mut self, kernel: K, native: &mut Native, give: &mut Give<'_>) {
+    fn end_block<K: Kernel>(&mut self, kernel: K, native: &mut Native, sink: &mut dyn ElementSink) {
         if self.columns.mode == Mode::Split {
             self.outside |= native.top(self.lanes, self.col - self.first) >= self.size;
         }
@@ -189,9 +195,11 @@ impl<'j> DecodeStream<'j> {
         match &mut self.target {
             Target::Symbols { own, .. } => kernel.scatter_rows(native, self.lanes, columns, own),
             Target::Elements { job, next, own, escaped, .. } => {
-                let escape = self.escape;
-                **escaped += kernel.scatter_elements(native, self.lanes, columns, own, escape, &mut |rows| {
-                    give(&rows.of(*job, *next - 1));
+                let (own, escape, lanes) = (*own, self.escape, self.lanes);
+                sink.open(*job, *next - 1, columns.clone(), &mut |window| {
+                    let native = &native[(window.cols.start - columns.start) * lanes.stride()..];
+                    let tables = &own[window.cols.clone()];
+                    **escaped += kernel.scatter_elements(native, lanes, tables, escape, window);
                 });
             }
         }
@@ -261,14 +269,14 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
     kernel: K,
     mut queue: impl Iterator<Item = DecodeStream<'j>>,
     scratch: &mut Scratch,
-    give: &mut Give<'_>,
+    sink: &mut dyn ElementSink,
 ) {
     let mut slots: [Option<DecodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
         let mut work: Option<Work> = None;
         for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
             while let Some(stream) = slot {
-                match stream.advance(kernel, native, give) {
+                match stream.advance(kernel, native, sink) {
                     Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
                         let so_far = *work.get_or_insert(next);
