@@ -75,11 +75,11 @@ impl Dtype {
         self.narrow_runs(values, bytes, Runs::one(values.len()), Store::Cached);
     }
 
-    /// Widens runs of elements that lie one behind the other in `bytes`.
+    /// Widens runs of elements that lie one behind the other in `bytes`. Whether all are certainly finite.
     ///
     /// # Panics
     /// If the lengths do not match.
-    pub(crate) fn widen_runs(self, bytes: &[u8], out: &mut [f32], runs: Runs) {
+    pub(crate) fn widen_runs(self, bytes: &[u8], out: &mut [f32], runs: Runs) -> bool {
         assert!(bytes.len() == runs.count * runs.len * self.size(), "widen: lengths differ");
         assert!(runs.fit(out.len()), "widen: lengths differ");
         let portable = match self {
@@ -90,12 +90,15 @@ impl Dtype {
             Self::F8E5m2 => widen_e5m2,
         };
         #[cfg(target_arch = "x86_64")]
-        if self == Self::F16 && x86::widen(bytes, out, runs, portable) {
-            return;
+        if self == Self::F16
+            && let Some(finite) = x86::widen(bytes, out, runs, portable)
+        {
+            return finite;
         }
         for run in 0..runs.count {
             portable(&bytes[runs.bytes(run, self.size())], &mut out[runs.values(run)]);
         }
+        false
     }
 
     /// Narrows runs of values to elements that lie one behind the other in `bytes`.

@@ -243,8 +243,8 @@ impl Front {
     ) -> Result<()> {
         let (plane, rows, cols) = (tile.plane, tile.rows, tile.plane.channels());
         let len = rows * cols;
-        view.load(plane.index, token, rows, &mut scratch.x[..len]);
-        if !self.exact() {
+        let finite = view.load_seen(plane.index, token, rows, &mut scratch.x[..len]);
+        if !finite && !self.exact() {
             check_finite(plane, token, &scratch.x[..len])?;
         }
         for transform in &self.transforms[..count] {

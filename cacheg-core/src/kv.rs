@@ -117,12 +117,18 @@ impl<'a> KvView<'a> {
     /// # Panics
     /// If the range or the length of `out` is not the plane's.
     pub fn load(&self, plane: usize, first: usize, rows: usize, out: &mut [f32]) {
+        self.load_seen(plane, first, rows, out);
+    }
+
+    /// As [`load`](Self::load). Whether all values are certainly finite.
+    pub(crate) fn load_seen(&self, plane: usize, first: usize, rows: usize, out: &mut [f32]) -> bool {
         let p = &self.planes[plane];
         let channels = p.channels();
         assert!(first + rows <= self.tokens && out.len() == rows * channels, "load: outside the plane");
-        for (at, bytes, runs) in self.order.runs(p, self.tokens, first, rows) {
-            p.shape.dtype.widen_runs(&self.bytes[plane][bytes], &mut out[at..], runs);
-        }
+        let runs = self.order.runs(p, self.tokens, first, rows);
+        runs.fold(true, |finite, (at, bytes, runs)| {
+            p.shape.dtype.widen_runs(&self.bytes[plane][bytes], &mut out[at..], runs) && finite
+        })
     }
 }
 

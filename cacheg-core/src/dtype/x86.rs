@@ -9,18 +9,22 @@ use std::arch::x86_64::*;
 
 use super::{Runs, Store};
 
-/// Widens `runs.count` runs of f16; `false` if the processor cannot.
-pub(super) fn widen(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mut [f32])) -> bool {
+/// Widens `runs.count` runs of f16. Whether all values are certainly finite; `None` if the processor cannot.
+pub(super) fn widen(
+    bytes: &[u8],
+    out: &mut [f32],
+    runs: Runs,
+    portable: fn(&[u8], &mut [f32]),
+) -> Option<bool> {
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
         // SAFETY: the features are there.
-        unsafe { widen_avx512(bytes, out, runs, portable) }
+        Some(unsafe { widen_avx512(bytes, out, runs, portable) })
     } else if is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c") {
         // SAFETY: the features are there.
-        unsafe { widen_f16c(bytes, out, runs, portable) }
+        Some(unsafe { widen_f16c(bytes, out, runs, portable) })
     } else {
-        return false;
+        None
     }
-    true
 }
 
 /// Narrows `runs.count` runs to f16; `false` if the processor cannot.
@@ -57,9 +61,15 @@ pub(super) fn fence() {
 }
 
 #[target_feature(enable = "avx512f,avx512dq")]
-fn widen_avx512(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mut [f32])) {
+fn widen_avx512(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mut [f32])) -> bool {
+    let mut all = true;
     for run in 0..runs.count {
         let from = &bytes[runs.bytes(run, 2)];
+        // What is asked for next usually follows these runs: the processor's own prefetching would begin anew with
+        // every few runs.
+        for line in (0..from.len()).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(bytes.len() + line).cast());
+        }
         let to = &mut out[runs.values(run)];
         let (from16, to16) = (from.as_chunks::<32>().0, to.as_chunks_mut::<16>().0);
         let mut odd = 0;
@@ -74,8 +84,10 @@ fn widen_avx512(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &
         let done = if odd == 0 { to.len() / 16 * 16 } else { 0 };
         if done < to.len() {
             portable(&from[2 * done..], &mut to[done..]);
+            all = false;
         }
     }
+    all
 }
 
 /// Classes of `vfpclassps`: quiet and signalling NaN, both infinities.
@@ -135,7 +147,8 @@ unsafe fn stream_avx512(values: &[f32], bytes: &mut [u8], runs: Runs, portable: 
 }
 
 #[target_feature(enable = "avx,f16c")]
-fn widen_f16c(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mut [f32])) {
+fn widen_f16c(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mut [f32])) -> bool {
+    let mut all = true;
     let max = _mm256_set1_ps(MAX);
     let sign = _mm256_set1_ps(-0.0);
     for run in 0..runs.count {
@@ -155,8 +168,10 @@ fn widen_f16c(bytes: &[u8], out: &mut [f32], runs: Runs, portable: fn(&[u8], &mu
         let done = if _mm256_movemask_ps(odd) == 0 { to.len() / 8 * 8 } else { 0 };
         if done < to.len() {
             portable(&from[2 * done..], &mut to[done..]);
+            all = false;
         }
     }
+    all
 }
 
 #[target_feature(enable = "avx,f16c")]
