@@ -112,7 +112,10 @@ impl Front {
             let mut escaping = parts.iter().filter(|part| escapes(part));
             escaping.next().is_none_or(|part| part.alphabets.len() == 1) && escaping.next().is_none()
         };
+        // A quantizer's groups of rows are rows of its parts, which are not the tile's if there are several.
+        let same_rows = quantizer.row_multiple() == 1 || self.parts.iter().all(|parts| parts.len() == 1);
         self.pieces = quantizer.independent_rows()
+            && same_rows
             && self.transforms.iter().all(|transform| transform.independent_rows())
             && self.parts.iter().all(in_order);
         self.quantizer = Some(quantizer);
