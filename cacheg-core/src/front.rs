@@ -163,6 +163,31 @@ impl Front {
         }
     }
 
+    /// The symbols of values, of a pointwise pipeline; escapes are left out.
+    pub(crate) fn symbols_of(
+        &self,
+        plane: &Plane,
+        values: &[f32],
+        scratch: &mut FrontScratch,
+        symbols: &mut [u8],
+    ) -> Result<()> {
+        let cols = plane.channels();
+        for (values, symbols) in values.chunks(PIECE_VALUES / cols * cols).zip(symbols.chunks_mut(PIECE_VALUES / cols * cols)) {
+            let rows = values.len() / cols;
+            let tile = TileCx::new(plane, 0, rows, 0);
+            self.reserve_rows(plane, rows, scratch);
+            scratch.x[..values.len()].copy_from_slice(values);
+            self.transform(&tile, self.transforms.len().saturating_sub(1), scratch)?;
+            let cx = PartCx::new(0, Role::Whole, rows, cols);
+            self.forward_part(&tile, &cx, scratch)?;
+            scratch.escapes.clear();
+            let part = matrix(&scratch.parts[0][..values.len()], rows, cols);
+            let quantizer = self.quantizer()?;
+            quantizer.quantize(&tile, &cx, part, symbols, &mut [], &mut scratch.escapes.writer(0))?;
+        }
+        Ok(())
+    }
+
     /// The value of an escape, of a pointwise pipeline.
     pub(crate) fn escaped(
         &self,
@@ -250,6 +275,13 @@ impl Front {
         if !finite && !self.exact() {
             check_finite(plane, token, &scratch.x[..len])?;
         }
+        self.transform(tile, count, scratch)
+    }
+
+    /// Runs the first `count` transforms on `scratch.x`.
+    fn transform(&self, tile: &TileCx<'_>, count: usize, scratch: &mut FrontScratch) -> Result<()> {
+        let (rows, cols) = (tile.rows, tile.plane.channels());
+        let len = rows * cols;
         for transform in &self.transforms[..count] {
             let (x, y) =
                 (matrix(&scratch.x[..len], rows, cols), matrix_mut(&mut scratch.y[..len], rows, cols));

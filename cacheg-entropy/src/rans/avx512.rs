@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use cacheg_core::{ElementTable, ElementWindow};
+use cacheg_core::{ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
 use super::lanes::Lanes;
 use super::level::Level;
@@ -71,6 +71,19 @@ impl Kernel for Avx512 {
     ) -> usize {
         // SAFETY: `new` has checked the features.
         unsafe { transpose::elements::scatter(native, lanes, tables, escape, window) }
+    }
+
+    fn gather_elements(
+        self,
+        span: &ElementSpan<'_>,
+        lanes: Lanes,
+        bounds: &[SymbolBounds],
+        escape: u8,
+        native: &mut [Step],
+        escaped: &mut dyn FnMut(usize, usize),
+    ) {
+        // SAFETY: `new` has checked the features.
+        unsafe { transpose::elements::gather(span, lanes, bounds, escape, native, escaped) }
     }
 
     fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {

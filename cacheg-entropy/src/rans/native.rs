@@ -9,11 +9,11 @@ mod decode;
 mod encode;
 
 pub(super) use decode::{DecodeStream, NoSink, decode};
-pub(super) use encode::{EncodeStream, encode};
+pub(super) use encode::{EncodeStream, NoSource, encode};
 
 use std::ops::Range;
 
-use cacheg_core::{CoderScratch, ElementTable, ElementWindow};
+use cacheg_core::{CoderScratch, ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
 use super::{Mode, elements};
 use super::lanes::Lanes;
@@ -238,6 +238,20 @@ pub(super) trait Kernel: Copy {
         window: &mut ElementWindow<'_>,
     ) -> usize {
         elements::scatter(0..lanes.steps(), native, lanes, tables, escape, window)
+    }
+
+    /// From the elements of a span to the native order of their symbols, lanes in reverse, where `native` begins.
+    /// `escaped` gets the row and the column, counted from the span's first, of every escape.
+    fn gather_elements(
+        self,
+        span: &ElementSpan<'_>,
+        lanes: Lanes,
+        bounds: &[SymbolBounds],
+        escape: u8,
+        native: &mut [Step],
+        escaped: &mut dyn FnMut(usize, usize),
+    ) {
+        elements::gather(0..lanes.steps(), span, lanes, bounds, escape, native, escaped);
     }
 
     /// From rows to native order, lanes in reverse.

@@ -177,7 +177,7 @@ transposing!(avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popc
 
 /// What symbols stand for: rows by AVX-512.
 pub(super) mod elements {
-    use cacheg_core::{ElementTable, ElementWindow};
+    use cacheg_core::{ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
     use super::*;
     use crate::rans::elements;
@@ -251,18 +251,111 @@ pub(super) mod elements {
                 // SAFETY: 8 lanes, 16 bytes.
                 unsafe { _mm_load_si128(lanes.as_ptr().cast()) }
             };
-            let first = _mm512_castsi128_si512(part(i));
-            let two = _mm512_mask_broadcast_i32x4(first, 0x00f0, part(8 + i));
-            let three = _mm512_mask_broadcast_i32x4(two, 0x0f00, part(16 + i));
-            *vector = _mm512_mask_broadcast_i32x4(three, 0xf000, part(24 + i));
+            *vector = join(|at| part(8 * at + i));
         }
+        interleave(&mut vectors);
+        vectors
+    }
+
+    /// Four parts, side by side.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn join(part: impl Fn(usize) -> __m128i) -> __m512i {
+        let one = _mm512_castsi128_si512(part(0));
+        let two = _mm512_mask_broadcast_i32x4(one, 0x00f0, part(1));
+        let three = _mm512_mask_broadcast_i32x4(two, 0x0f00, part(2));
+        _mm512_mask_broadcast_i32x4(three, 0xf000, part(3))
+    }
+
+    /// Transposes 8 × 8 lanes in each quarter.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn interleave(vectors: &mut [__m512i; 8]) {
         for _ in 0..3 {
-            let from = vectors;
+            let from = *vectors;
             for i in 0..4 {
                 vectors[2 * i] = _mm512_unpacklo_epi16(from[i], from[i + 4]);
                 vectors[2 * i + 1] = _mm512_unpackhi_epi16(from[i], from[i + 4]);
             }
         }
-        vectors
+    }
+
+    /// The kernel of the other direction. A step at a time: rows are transposed in four groups of 8 lanes, then the
+    /// symbols of each column are found by bisection, in all lanes at a time.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
+    pub(in crate::rans) fn gather(
+        span: &ElementSpan<'_>,
+        lanes: Lanes,
+        bounds: &[SymbolBounds],
+        escape: u8,
+        native: &mut [Step],
+        escaped: &mut dyn FnMut(usize, usize),
+    ) {
+        let (groups, rest) = bounds.as_chunks::<WIDE>();
+        let steps = if rest.is_empty() { lanes.whole } else { 0 };
+        let rows = lanes.row(LANES - 1) + lanes.whole;
+        assert!(span.begin + rows.saturating_sub(1) * span.stride + 2 * bounds.len() <= span.bytes.len());
+        let begin = span.bytes.as_ptr().wrapping_add(span.begin);
+        let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(LANES - 1 - lane) * span.stride);
+        let top = _mm512_set1_epi16(i16::from(escape));
+        let mut tile = Tile([[0; LANES]; WIDE]);
+        for step in 0..steps {
+            for (group, bounds) in groups.iter().enumerate() {
+                let offset = step * span.stride + 2 * WIDE * group;
+                for (at, starts) in starts.as_chunks::<8>().0.iter().enumerate() {
+                    let mut vectors = [_mm512_setzero_si512(); 8];
+                    for (vector, start) in vectors.iter_mut().zip(starts) {
+                        // SAFETY: the last row of all is inside, and all of its columns.
+                        *vector = unsafe { _mm512_loadu_si512(begin.add(start + offset).cast()) };
+                    }
+                    interleave(&mut vectors);
+                    // Vector `i` now has 8 lanes of columns `i`, `8 + i`, `16 + i` and `24 + i`.
+                    for (vector, to) in vectors.into_iter().zip(&mut tile.0[8 * at..]) {
+                        // SAFETY: 64 bytes.
+                        unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), vector) }
+                    }
+                }
+                for (col, bounds) in bounds.iter().enumerate() {
+                    let part = |at: usize| {
+                        let lanes = &tile.0[8 * at + col % 8][8 * (col / 8)..][..8];
+                        // SAFETY: 8 lanes, 16 bytes.
+                        unsafe { _mm_load_si128(lanes.as_ptr().cast()) }
+                    };
+                    let symbols = symbols(join(part), bounds, top);
+                    let escapes = _mm512_cmpeq_epi16_mask(symbols, top);
+                    let col = WIDE * group + col;
+                    let to = &mut native[col * lanes.stride() + step];
+                    // SAFETY: 32 bytes.
+                    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbols)) }
+                    if escapes != 0 {
+                        for lane in (0..LANES).filter(|lane| escapes >> (LANES - 1 - lane) & 1 == 1) {
+                            escaped(lanes.row(lane) + step, col);
+                        }
+                    }
+                }
+            }
+        }
+        elements::gather(steps..lanes.steps(), span, lanes, bounds, escape, native, escaped);
+    }
+
+    /// The symbols of elements of one column: how many of its bounds are at or below each, by bisection.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn symbols(elements: __m512i, bounds: &SymbolBounds, top: __m512i) -> __m512i {
+        // SAFETY: 32 bounds, aligned.
+        let bounds = unsafe { _mm512_load_si512((&raw const *bounds).cast()) };
+        let sign = _mm512_srai_epi16::<15>(elements);
+        // elements ^ (sign & 0x7fff)
+        let keys = _mm512_ternarylogic_epi32::<0x78>(elements, sign, _mm512_set1_epi16(0x7fff));
+        let mut count = _mm512_setzero_si512();
+        for half in [16, 8, 4, 2, 1] {
+            let half = _mm512_set1_epi16(half);
+            let probe = _mm512_add_epi16(count, _mm512_sub_epi16(half, _mm512_set1_epi16(1)));
+            let above = _mm512_cmple_epi16_mask(_mm512_permutexvar_epi16(probe, bounds), keys);
+            count = _mm512_mask_add_epi16(count, above, count, half);
+        }
+        // 31 at most; the last bound is still to be asked. One less is the symbol, and an escape if that is none.
+        let last = _mm512_cmpgt_epi16_mask(_mm512_permutexvar_epi16(count, bounds), keys);
+        _mm512_min_epu16(_mm512_mask_sub_epi16(count, last, count, _mm512_set1_epi16(1)), top)
     }
 }

@@ -1,6 +1,8 @@
 //! Encoding several streams at a time: everything backwards.
 
-use cacheg_core::{Result, Segment};
+use std::ops::Range;
+
+use cacheg_core::{ElementEncodeJob, ElementSource, ElementSpan, Error, Result, Segment, SymbolBounds};
 
 use super::{
     BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
@@ -16,10 +18,7 @@ pub(in crate::rans) struct EncodeStream<'j> {
     result: &'j mut Result<usize>,
     /// Segments before the current one.
     segments: &'j [Segment],
-    /// Their symbols.
-    earlier: &'j [u8],
-    /// The current one's.
-    symbols: &'j [u8],
+    input: Input<'j>,
     columns: Columns<'j>,
     size: u16,
     lanes: Lanes,
@@ -34,6 +33,31 @@ pub(in crate::rans) struct EncodeStream<'j> {
     written: usize,
 }
 
+/// What goes in.
+enum Input<'j> {
+    Symbols {
+        /// Those of the segments before the current one.
+        earlier: &'j [u8],
+        own: &'j [u8],
+    },
+    Elements {
+        job: usize,
+        /// Bounds of the columns of the segments before the current one.
+        earlier: &'j [SymbolBounds],
+        own: &'j [SymbolBounds],
+        /// The number of the current segment's first symbol.
+        base: usize,
+        escaped: &'j mut Vec<u32>,
+    },
+}
+
+/// For streams of symbols.
+pub(in crate::rans) struct NoSource;
+
+impl ElementSource for NoSource {
+    fn open(&self, _: usize, _: usize, _: Range<usize>, _: &mut dyn FnMut(&ElementSpan<'_>)) {}
+}
+
 impl<'j> EncodeStream<'j> {
     /// `symbols` are those of the segments, at least one, `out` has room for a
     /// header and a word for each step of a symbol.
@@ -41,6 +65,33 @@ impl<'j> EncodeStream<'j> {
         bound: &'j BoundRans,
         segments: &'j [Segment],
         symbols: &'j [u8],
+        out: &'j mut [u8],
+        result: &'j mut Result<usize>,
+    ) -> Option<Self> {
+        Self::with_input(bound, segments, Input::Symbols { earlier: symbols, own: &[] }, out, result)
+    }
+
+    /// As [`new`](Self::new), of stream number `number`; there are bounds for each column of each segment.
+    pub(in crate::rans) fn of_elements(
+        bound: &'j BoundRans,
+        number: usize,
+        job: &'j mut ElementEncodeJob<'_>,
+    ) -> Option<Self> {
+        let ElementEncodeJob { segments, bounds, out, escaped, result, .. } = job;
+        let base = segments.iter().map(Segment::len).sum();
+        let input = Input::Elements { job: number, earlier: bounds, own: &[], base, escaped };
+        Self::with_input(bound, segments, input, out, result)
+    }
+
+    /// There are no kernels for it.
+    pub(in crate::rans) fn refuse(self) {
+        *self.result = Err(Error::unsupported("elements without vector kernels"));
+    }
+
+    fn with_input(
+        bound: &'j BoundRans,
+        segments: &'j [Segment],
+        input: Input<'j>,
         out: &'j mut [u8],
         result: &'j mut Result<usize>,
     ) -> Option<Self> {
@@ -53,8 +104,7 @@ impl<'j> EncodeStream<'j> {
             bound,
             result,
             segments,
-            earlier: symbols,
-            symbols: &[],
+            input,
             columns,
             size: 0,
             lanes: Lanes::new(columns),
@@ -69,14 +119,19 @@ impl<'j> EncodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<Option<Work>> {
+    fn advance<K: Kernel>(
+        &mut self,
+        kernel: K,
+        native: &mut Native,
+        source: &dyn ElementSource,
+    ) -> Result<Option<Work>> {
         loop {
             if self.steps == 0 {
                 if self.cols == 0 && !self.next_segment(native)? {
                     return Ok(None);
                 }
                 if self.cols == self.first {
-                    self.begin_block(kernel, native)?;
+                    self.begin_block(kernel, native, source)?;
                 }
                 self.cols -= 1;
                 self.steps = self.lanes.steps();
@@ -114,11 +169,22 @@ impl<'j> EncodeStream<'j> {
         while let Some((segment, rest)) = self.segments.split_last() {
             self.segments = rest;
             if segment.is_empty() {
+                if let Input::Elements { earlier, .. } = &mut self.input {
+                    *earlier = &earlier[..earlier.len() - segment.cols];
+                }
                 continue;
             }
             self.columns = self.bound.columns(segment)?;
             self.size = segment.alphabet.size;
-            (self.earlier, self.symbols) = self.earlier.split_at(self.earlier.len() - segment.len());
+            match &mut self.input {
+                Input::Symbols { earlier, own } => {
+                    (*earlier, *own) = earlier.split_at(earlier.len() - segment.len());
+                }
+                Input::Elements { earlier, own, base, .. } => {
+                    (*earlier, *own) = earlier.split_at(earlier.len() - segment.cols);
+                    *base -= segment.len();
+                }
+            }
             self.lanes = Lanes::new(self.columns);
             (self.cols, self.first) = (self.columns.cols, self.columns.cols);
             native.reserve(self.lanes);
@@ -127,11 +193,34 @@ impl<'j> EncodeStream<'j> {
         Ok(false)
     }
 
-    fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<()> {
+    fn begin_block<K: Kernel>(
+        &mut self,
+        kernel: K,
+        native: &mut Native,
+        source: &dyn ElementSource,
+    ) -> Result<()> {
         let end = self.cols;
         self.first = (end - 1) / BLOCK * BLOCK;
-        kernel.gather_rows(self.symbols, self.lanes, self.first..end, native.steps());
-        if native.top(self.lanes, end - self.first) >= self.size { Err(outside()) } else { Ok(()) }
+        let (first, lanes) = (self.first, self.lanes);
+        match &mut self.input {
+            Input::Symbols { own, .. } => {
+                kernel.gather_rows(own, lanes, first..end, native.steps());
+                if native.top(lanes, end - first) >= self.size { Err(outside()) } else { Ok(()) }
+            }
+            Input::Elements { job, own, base, escaped, .. } => {
+                let escape = (self.size - 1) as u8;
+                source.open(*job, self.segments.len(), first..end, &mut |span| {
+                    let native = &mut native.steps()[(span.cols.start - first) * lanes.stride()..];
+                    let bounds = &own[span.cols.clone()];
+                    kernel.gather_elements(span, lanes, bounds, escape, native, &mut |row, col| {
+                        if escaped.len() < escaped.capacity() {
+                            escaped.push((*base + row * lanes.cols + span.cols.start + col) as u32);
+                        }
+                    });
+                });
+                Ok(())
+            }
+        }
     }
 
     /// Does this work next.
@@ -174,13 +263,14 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
     kernel: K,
     mut queue: impl Iterator<Item = EncodeStream<'j>>,
     scratch: &mut Scratch,
+    source: &dyn ElementSource,
 ) {
     let mut slots: [Option<EncodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
         let mut work: Option<Work> = None;
         for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
             while let Some(mut stream) = slot.take() {
-                match stream.advance(kernel, native) {
+                match stream.advance(kernel, native, source) {
                     Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
                         let so_far = *work.get_or_insert(next);
