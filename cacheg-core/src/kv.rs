@@ -151,16 +151,29 @@ impl<'a> KvView<'a> {
 }
 
 impl KvView<'_> {
-    /// Calls `read` with spans of some channels of a plane's rows from `first`; its elements have 16 bits.
+    /// Calls `read` with spans of some channels of a plane's rows from `first`; its elements have 16 bits. Whoever reads
+    /// begins with the last channels and goes on with another plane, if there is one.
     pub(crate) fn spans(
         &self,
         plane: usize,
         first: usize,
         cols: Range<usize>,
+        then: usize,
         read: &mut dyn FnMut(&ElementSpan<'_>),
     ) {
-        for (cols, begin, stride) in self.order.spans(&self.planes[plane], self.tokens, first, cols) {
-            read(&ElementSpan::new(cols, self.bytes[plane], begin, stride));
+        let of = |plane: usize, cols| self.order.spans(&self.planes[plane], self.tokens, first, cols);
+        let before = cols.start.saturating_sub(cols.len());
+        let next = if before < cols.start {
+            of(plane, before..cols.start).next().and_then(|(_, begin, _)| self.bytes[plane].get(begin..))
+        } else if let Some(then_plane) = self.planes.get(then) {
+            let channels = then_plane.channels();
+            let last = of(then, channels.saturating_sub(cols.len())..channels).next();
+            last.and_then(|(_, begin, _)| self.bytes[then].get(begin..))
+        } else {
+            None
+        };
+        for (cols, begin, stride) in of(plane, cols) {
+            read(&ElementSpan::new(cols, self.bytes[plane], begin, stride, next.unwrap_or_default()));
         }
     }
 }

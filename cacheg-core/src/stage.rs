@@ -622,12 +622,14 @@ pub struct ElementSpan<'a> {
     pub begin: usize,
     /// Bytes from one row to the next.
     pub stride: usize,
+    /// Where what is read next probably begins, with the same stride: worth asking the memory for, no more.
+    pub next: &'a [u8],
 }
 
 impl<'a> ElementSpan<'a> {
     /// A span; all of its rows must be inside `bytes`.
-    pub fn new(cols: Range<usize>, bytes: &'a [u8], begin: usize, stride: usize) -> Self {
-        Self { cols, bytes, begin, stride }
+    pub fn new(cols: Range<usize>, bytes: &'a [u8], begin: usize, stride: usize, next: &'a [u8]) -> Self {
+        Self { cols, bytes, begin, stride, next }
     }
 }
 

@@ -185,6 +185,10 @@ struct Source<'s, 'v> {
 impl ElementSource for Source<'_, '_> {
     fn open(&self, job: usize, segment: usize, cols: Range<usize>, read: &mut dyn FnMut(&ElementSpan<'_>)) {
         let tile = &self.tiles[job];
-        self.view.spans(tile.planes.start + segment, self.first + tile.first, cols, read);
+        // The next batch, most likely.
+        let all = self.tiles.first().zip(self.tiles.last());
+        let planes = all.map_or(0, |(first, last)| last.planes.end - first.planes.start);
+        let plane = tile.planes.start + segment;
+        self.view.spans(plane, self.first + tile.first, cols, plane + planes, read);
     }
 }

@@ -296,6 +296,7 @@ pub(super) mod elements {
         let rows = lanes.row(LANES - 1) + lanes.whole;
         assert!(span.begin + rows.saturating_sub(1) * span.stride + 2 * bounds.len() <= span.bytes.len());
         let begin = span.bytes.as_ptr().wrapping_add(span.begin);
+        let next = span.next.as_ptr();
         let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(LANES - 1 - lane) * span.stride);
         let top = _mm512_set1_epi16(i16::from(escape));
         let mut tile = Tile([[0; LANES]; WIDE]);
@@ -305,6 +306,8 @@ pub(super) mod elements {
                 for (at, starts) in starts.as_chunks::<8>().0.iter().enumerate() {
                     let mut vectors = [_mm512_setzero_si512(); 8];
                     for (vector, start) in vectors.iter_mut().zip(starts) {
+                        // Lanes' rows are too far apart for the processor to see what will be next.
+                        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(start + offset).cast());
                         // SAFETY: the last row of all is inside, and all of its columns.
                         *vector = unsafe { _mm512_loadu_si512(begin.add(start + offset).cast()) };
                     }
@@ -343,12 +346,13 @@ pub(super) mod elements {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     fn symbols(elements: __m512i, bounds: &SymbolBounds, top: __m512i) -> __m512i {
         // SAFETY: 32 bounds, aligned.
-        let bounds = unsafe { _mm512_load_si512((&raw const *bounds).cast()) };
+        let (middle, bounds) =
+            (_mm512_set1_epi16(bounds.0[15]), unsafe { _mm512_load_si512((&raw const *bounds).cast()) });
         let sign = _mm512_srai_epi16::<15>(elements);
         // elements ^ (sign & 0x7fff)
         let keys = _mm512_ternarylogic_epi32::<0x78>(elements, sign, _mm512_set1_epi16(0x7fff));
-        let mut count = _mm512_setzero_si512();
-        for half in [16, 8, 4, 2, 1] {
+        let mut count = _mm512_maskz_mov_epi16(_mm512_cmple_epi16_mask(middle, keys), _mm512_set1_epi16(16));
+        for half in [8, 4, 2, 1] {
             let half = _mm512_set1_epi16(half);
             let probe = _mm512_add_epi16(count, _mm512_sub_epi16(half, _mm512_set1_epi16(1)));
             let above = _mm512_cmple_epi16_mask(_mm512_permutexvar_epi16(probe, bounds), keys);
