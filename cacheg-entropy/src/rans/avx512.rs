@@ -300,6 +300,7 @@ unsafe fn fetch(from: *const [u8; 2]) -> __m512i {
 }
 
 /// Tables of a column.
+#[derive(Clone, Copy)]
 struct Column<'t> {
     /// One, or that of the first step and those of the contexts.
     tables: &'t [DecodeTable],
@@ -313,8 +314,12 @@ impl<'t> Column<'t> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
     fn new<const MODE: u8>(run: &DecodeRun<'t, '_>, column: usize) -> Self {
         let (tables, zero) = (run.tables::<MODE>(column), _mm512_setzero_si512());
-        let limits = spread(run.limits::<MODE>(column));
-        Self { tables, limits, before: run.before.as_ref().map_or(zero, |before| widen(before)) }
+        if MODE == CONTEXTS {
+            let before = run.before.as_ref().map_or(zero, |before| widen(before));
+            Self { tables, limits: spread(run.limits[column]), before }
+        } else {
+            Self { tables, limits: [zero; 2], before: zero }
+        }
     }
 }
 
@@ -408,7 +413,11 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
     words: &mut [*const [u8; 2]; N],
     out: &mut [*mut Step; N],
 ) {
-    let mut columns: [Column<'_>; N] = std::array::from_fn(|i| Column::new::<MODE>(&runs[i], column));
+    // Not a closure: that would not be inlined everywhere.
+    let mut columns = [Column::new::<MODE>(&runs[0], column); N];
+    for i in 1..N {
+        columns[i] = Column::new::<MODE>(&runs[i], column);
+    }
     let mut steps = runs[0].steps;
     if MODE == CONTEXTS {
         // The first step has a table of its own, unless there was one before.
