@@ -677,9 +677,15 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
         room[i] = run.room.as_mut_ptr();
     }
     for column in (0..columns).rev() {
+        let mut wide = false;
+        for run in &runs {
+            for table in run.tables::<MODE>(column) {
+                wide |= table.wide;
+            }
+        }
         // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
         unsafe {
-            if runs.iter().flat_map(|run| run.tables::<MODE>(column)).any(|table| table.wide) {
+            if wide {
                 encode_column::<N, MODE, true>(&runs, column, &mut lanes, &mut room);
             } else {
                 encode_column::<N, MODE, false>(&runs, column, &mut lanes, &mut room);
@@ -704,13 +710,20 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
     lanes: &mut [Lane; N],
     room: &mut [*mut [u8; 2]; N],
 ) {
-    let tables: [&[EncodeTable]; N] = std::array::from_fn(|i| runs[i].tables::<MODE>(column));
-    let symbols: [*const Step; N] =
-        std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
-    let most = tables.iter().copied().flatten().fold(0, |most, table| most.max(table.most));
+    // No closures: they would not be inlined everywhere.
+    let mut tables = [runs[0].tables::<MODE>(column); N];
+    let mut symbols = [std::ptr::null::<Step>(); N];
     let mut limits = [[_mm512_setzero_si512(); 2]; N];
+    let mut most = 0;
     for i in 0..N {
-        limits[i] = spread(runs[i].limits::<MODE>(column));
+        tables[i] = runs[i].tables::<MODE>(column);
+        symbols[i] = runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride);
+        if MODE == CONTEXTS {
+            limits[i] = spread(runs[i].limits::<MODE>(column));
+        }
+        for table in tables[i] {
+            most = most.max(table.most);
+        }
     }
     for step in (0..runs[0].steps).rev() {
         for i in 0..N {
