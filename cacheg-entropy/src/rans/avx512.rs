@@ -714,7 +714,7 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
     let mut tables = [runs[0].tables::<MODE>(column); N];
     let mut symbols = [std::ptr::null::<Step>(); N];
     let mut limits = [[_mm512_setzero_si512(); 2]; N];
-    let mut most = 0;
+    let mut most = [0; N];
     for i in 0..N {
         tables[i] = runs[i].tables::<MODE>(column);
         symbols[i] = runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride);
@@ -722,7 +722,7 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
             limits[i] = spread(runs[i].limits::<MODE>(column));
         }
         for table in tables[i] {
-            most = most.max(table.most);
+            most[i] = table.most.max(most[i]);
         }
     }
     for step in (0..runs[0].steps).rev() {
@@ -748,13 +748,13 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
             lanes[i] = match before {
                 Some(before) => {
                     let select = Select::new(widen(before), limits[i]);
-                    encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], select, most, write)
+                    encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], select, most[i], write)
                 }
                 // The first step has a table of its own.
                 None if MODE == CONTEXTS => {
-                    encode_step::<PLAIN, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write)
+                    encode_step::<PLAIN, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most[i], write)
                 }
-                None => encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write),
+                None => encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most[i], write),
             };
         }
     }
