@@ -736,15 +736,12 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
                     room[i] = room[i].add(count);
                 }
             };
-            let mut before = None;
-            if MODE == CONTEXTS {
+            let before = match step {
+                _ if MODE != CONTEXTS => None,
+                0 => runs[i].before.as_ref(),
                 // SAFETY: as above.
-                before = if step > 0 {
-                    Some(unsafe { &*symbols[i].add(step - 1) })
-                } else {
-                    runs[i].before.as_ref()
-                };
-            }
+                _ => Some(unsafe { &*symbols[i].add(step - 1) }),
+            };
             lanes[i] = match before {
                 Some(before) => {
                     let select = Select::new(widen(before), limits[i]);
