@@ -323,6 +323,13 @@ impl<'t> Column<'t> {
     }
 }
 
+/// Does something for each of `N` streams, at most 4. Not a loop: LLVM would not unroll long ones, and states would
+/// be in memory.
+macro_rules! each_stream {
+    ($i:ident < $n:ident, $body:block) => { each_stream!($i < $n, $body, 0 1 2 3) };
+    ($i:ident < $n:ident, $body:block, $($at:literal)+) => { $( if $at < $n { let $i = $at; $body } )+ };
+}
+
 /// Decodes a symbol in every lane.
 ///
 /// # Safety
@@ -438,11 +445,11 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
     let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for _ in 0..steps / 2 {
         let mut first = [_mm512_setzero_si512(); N];
-        for i in 0..N {
+        each_stream!(i < N, {
             // SAFETY: a step takes at most 32 words, 64 if symbols are split; there were as many for each step.
             first[i] = unsafe { step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]) };
-        }
-        for i in 0..N {
+        });
+        each_stream!(i < N, {
             // SAFETY: as above; `out` has one item for each step.
             unsafe {
                 let second = step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]);
@@ -450,7 +457,7 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
                 _mm512_storeu_si512(out[i].cast(), both);
                 out[i] = out[i].add(2);
             }
-        }
+        });
     }
     if steps % 2 == 1 {
         for i in 0..N {
