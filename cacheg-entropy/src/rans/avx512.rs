@@ -701,8 +701,10 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut room = [std::ptr::null_mut::<[u8; 2]>(); N];
+    let mut ahead = [(std::ptr::null(), 0); N];
     for i in 0..N {
         let run = &mut runs[i];
+        ahead[i] = run.ahead.lines();
         let all = steps * columns;
         assert!(run.columns.len() == columns && run.steps == steps && run.stride >= steps);
         assert!(run.symbols.len() >= (columns - 1) * run.stride + steps);
@@ -720,9 +722,9 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
         // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
         unsafe {
             if wide {
-                encode_column::<N, MODE, true>(&runs, column, &mut lanes, &mut room);
+                encode_column::<N, MODE, true>(&runs, column, &mut lanes, &mut room, &mut ahead);
             } else {
-                encode_column::<N, MODE, false>(&runs, column, &mut lanes, &mut room);
+                encode_column::<N, MODE, false>(&runs, column, &mut lanes, &mut room, &mut ahead);
             }
         }
     }
@@ -743,6 +745,7 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
     column: usize,
     lanes: &mut [Lane; N],
     room: &mut [*mut [u8; 2]; N],
+    ahead: &mut [(*const u8, usize); N],
 ) {
     // No closures: they would not be inlined everywhere.
     let mut tables = [runs[0].tables::<MODE>(column); N];
@@ -761,6 +764,8 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
     }
     for step in (0..runs[0].steps).rev() {
         for i in 0..N {
+            _mm_prefetch::<_MM_HINT_T1>(ahead[i].0.cast());
+            ahead[i].0 = ahead[i].0.wrapping_add(ahead[i].1);
             // SAFETY: the caller's promise.
             let own = unsafe { &*symbols[i].add(step) };
             let write = |words, count| {

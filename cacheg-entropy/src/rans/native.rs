@@ -152,6 +152,39 @@ pub(super) struct EncodeRun<'r> {
     pub(super) steps: usize,
     /// From the beginning of a column to that of the next.
     pub(super) stride: usize,
+    /// A line of memory to ask for with every step.
+    pub(super) ahead: Ahead,
+}
+
+/// Lines of memory that will be read soon. They are asked for one by one while other work is done, which the memory
+/// would otherwise stand idle for. Asking is harmless, whatever has become of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    line: *const u8,
+    left: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(super) const NONE: Self = Self { line: std::ptr::null(), left: 0 };
+
+    /// These bytes.
+    pub(super) fn new(bytes: &[u8]) -> Self {
+        Self { line: bytes.as_ptr(), left: bytes.len() / 64 }
+    }
+
+    /// The first so many lines, which are not there any longer.
+    pub(super) fn take(&mut self, lines: usize) -> Self {
+        let first = Self { line: self.line, left: lines.min(self.left) };
+        self.line = self.line.wrapping_add(64 * first.left);
+        self.left -= first.left;
+        first
+    }
+
+    /// Where the first line is, and the distance of lines: 0 if there are none.
+    pub(super) fn lines(self) -> (*const u8, usize) {
+        (self.line, if self.left == 0 { 0 } else { 64 })
+    }
 }
 
 impl<'r> DecodeRun<'r, '_> {

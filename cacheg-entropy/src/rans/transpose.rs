@@ -296,7 +296,6 @@ pub(super) mod elements {
         let rows = lanes.row(LANES - 1) + lanes.whole;
         assert!(span.begin + rows.saturating_sub(1) * span.stride + 2 * bounds.len() <= span.bytes.len());
         let begin = span.bytes.as_ptr().wrapping_add(span.begin);
-        let next = span.next.as_ptr();
         let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(LANES - 1 - lane) * span.stride);
         let top = _mm512_set1_epi16(i16::from(escape));
         let mut tile = Tile([[0; LANES]; WIDE]);
@@ -306,8 +305,6 @@ pub(super) mod elements {
                 for (at, starts) in starts.as_chunks::<8>().0.iter().enumerate() {
                     let mut vectors = [_mm512_setzero_si512(); 8];
                     for (vector, start) in vectors.iter_mut().zip(starts) {
-                        // Lanes' rows are too far apart for the processor to see what will be next.
-                        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(start + offset).cast());
                         // SAFETY: the last row of all is inside, and all of its columns.
                         *vector = unsafe { _mm512_loadu_si512(begin.add(start + offset).cast()) };
                     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use cacheg_core::{ElementEncodeJob, ElementSource, ElementSpan, Error, Result, Segment, SymbolBounds};
 
 use super::{
-    BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
+    Ahead, BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
 };
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER};
@@ -31,6 +31,7 @@ pub(in crate::rans) struct EncodeStream<'j> {
     header: &'j mut [u8; HEADER],
     room: &'j mut [[u8; 2]],
     written: usize,
+    ahead: Ahead,
 }
 
 /// What goes in.
@@ -115,6 +116,7 @@ impl<'j> EncodeStream<'j> {
             header,
             room: room.as_chunks_mut().0,
             written: 0,
+            ahead: Ahead::NONE,
         })
     }
 
@@ -155,6 +157,7 @@ impl<'j> EncodeStream<'j> {
                 symbols: &native.steps()[at..=at],
                 steps: 1,
                 stride: 1,
+                ahead: Ahead::NONE,
             };
             match mode {
                 Mode::Plain => kernel.encode_part::<PLAIN>(run, self.lanes.more),
@@ -212,6 +215,10 @@ impl<'j> EncodeStream<'j> {
                 source.open(*job, self.segments.len(), first..end, &mut |span| {
                     let native = &mut native.steps()[(span.cols.start - first) * lanes.stride()..];
                     let bounds = &own[span.cols.clone()];
+                    // Rows that follow each other without gaps, as those of a head do.
+                    let bytes = lanes.rows() * span.stride;
+                    let dense = span.stride == 2 * bounds.len();
+                    self.ahead = Ahead::new(span.next.get(..bytes).filter(|_| dense).unwrap_or_default());
                     kernel.gather_elements(span, lanes, bounds, escape, native, &mut |row, col| {
                         if escaped.len() < escaped.capacity() {
                             escaped.push((*base + row * lanes.cols + span.cols.start + col) as u32);
@@ -244,6 +251,7 @@ impl<'j> EncodeStream<'j> {
             symbols: &native.steps()[end - work.len(stride)..end],
             steps: work.steps,
             stride,
+            ahead: self.ahead.take(work.columns * work.steps),
         }
     }
 
