@@ -315,21 +315,18 @@ pub(super) mod elements {
                         unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), vector) }
                     }
                 }
-                for (col, bounds) in bounds.iter().enumerate() {
-                    let part = |at: usize| {
-                        let lanes = &tile.0[8 * at + col % 8][8 * (col / 8)..][..8];
-                        // SAFETY: 8 lanes, 16 bytes.
-                        unsafe { _mm_load_si128(lanes.as_ptr().cast()) }
-                    };
-                    let symbols = symbols(join(part), bounds, top);
-                    let escapes = _mm512_cmpeq_epi16_mask(symbols, top);
-                    let col = WIDE * group + col;
-                    let to = &mut native[col * lanes.stride() + step];
-                    // SAFETY: 32 bytes.
-                    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbols)) }
-                    if escapes != 0 {
-                        for lane in (0..LANES).filter(|lane| escapes >> (LANES - 1 - lane) & 1 == 1) {
-                            escaped(lanes.row(lane) + step, col);
+                for (four, bounds) in bounds.as_chunks::<COLUMNS>().0.iter().enumerate() {
+                    let symbols = symbols(std::array::from_fn(|i| column(&tile, COLUMNS * four + i)), bounds, top);
+                    for (i, symbols) in symbols.into_iter().enumerate() {
+                        let col = WIDE * group + COLUMNS * four + i;
+                        let to = &mut native[col * lanes.stride() + step];
+                        // SAFETY: 32 bytes.
+                        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbols)) }
+                        let escapes = _mm512_cmpeq_epi16_mask(symbols, top);
+                        if escapes != 0 {
+                            for lane in (0..LANES).filter(|lane| escapes >> (LANES - 1 - lane) & 1 == 1) {
+                                escaped(lanes.row(lane) + step, col);
+                            }
                         }
                     }
                 }
@@ -338,25 +335,53 @@ pub(super) mod elements {
         elements::gather(steps..lanes.steps(), span, lanes, bounds, escape, native, escaped);
     }
 
-    /// The symbols of elements of one column: how many of its bounds are at or below each, by bisection.
+    /// Columns whose symbols are searched at a time: each search is a chain of waits.
+    const COLUMNS: usize = 4;
+
+    /// A column of a tile of rows that are transposed in groups of 8.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn symbols(elements: __m512i, bounds: &SymbolBounds, top: __m512i) -> __m512i {
-        // SAFETY: 32 bounds, aligned.
-        let (middle, bounds) =
-            (_mm512_set1_epi16(bounds.0[15]), unsafe { _mm512_load_si512((&raw const *bounds).cast()) });
-        let sign = _mm512_srai_epi16::<15>(elements);
-        // elements ^ (sign & 0x7fff)
-        let keys = _mm512_ternarylogic_epi32::<0x78>(elements, sign, _mm512_set1_epi16(0x7fff));
-        let mut count = _mm512_maskz_mov_epi16(_mm512_cmple_epi16_mask(middle, keys), _mm512_set1_epi16(16));
+    fn column(tile: &Tile, col: usize) -> __m512i {
+        join(|at| {
+            let lanes = &tile.0[8 * at + col % 8][8 * (col / 8)..][..8];
+            // SAFETY: 8 lanes, 16 bytes.
+            unsafe { _mm_load_si128(lanes.as_ptr().cast()) }
+        })
+    }
+
+    /// The symbols of elements of some columns: how many bounds are at or below each, by bisection.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn symbols(
+        elements: [__m512i; COLUMNS],
+        bounds: &[SymbolBounds; COLUMNS],
+        top: __m512i,
+    ) -> [__m512i; COLUMNS] {
+        let one = _mm512_set1_epi16(1);
+        let zero = _mm512_setzero_si512();
+        let (mut keys, mut table, mut count) = ([zero; COLUMNS], [zero; COLUMNS], [zero; COLUMNS]);
+        for i in 0..COLUMNS {
+            // SAFETY: 32 bounds, aligned.
+            table[i] = unsafe { _mm512_load_si512((&raw const bounds[i]).cast()) };
+            let sign = _mm512_srai_epi16::<15>(elements[i]);
+            // elements ^ (sign & 0x7fff)
+            keys[i] = _mm512_ternarylogic_epi32::<0x78>(elements[i], sign, _mm512_set1_epi16(0x7fff));
+            let above = _mm512_cmple_epi16_mask(_mm512_set1_epi16(bounds[i].0[15]), keys[i]);
+            count[i] = _mm512_maskz_mov_epi16(above, _mm512_set1_epi16(16));
+        }
         for half in [8, 4, 2, 1] {
             let half = _mm512_set1_epi16(half);
-            let probe = _mm512_add_epi16(count, _mm512_sub_epi16(half, _mm512_set1_epi16(1)));
-            let above = _mm512_cmple_epi16_mask(_mm512_permutexvar_epi16(probe, bounds), keys);
-            count = _mm512_mask_add_epi16(count, above, count, half);
+            for i in 0..COLUMNS {
+                let probe = _mm512_add_epi16(count[i], _mm512_sub_epi16(half, one));
+                let above = _mm512_cmple_epi16_mask(_mm512_permutexvar_epi16(probe, table[i]), keys[i]);
+                count[i] = _mm512_mask_add_epi16(count[i], above, count[i], half);
+            }
         }
-        // 31 at most; the last bound is still to be asked. One less is the symbol, and an escape if that is none.
-        let last = _mm512_cmpgt_epi16_mask(_mm512_permutexvar_epi16(count, bounds), keys);
-        _mm512_min_epu16(_mm512_mask_sub_epi16(count, last, count, _mm512_set1_epi16(1)), top)
+        for i in 0..COLUMNS {
+            // 31 at most; the last bound is still to be asked. One less is the symbol, and an escape if there is none.
+            let last = _mm512_cmpgt_epi16_mask(_mm512_permutexvar_epi16(count[i], table[i]), keys[i]);
+            count[i] = _mm512_min_epu16(_mm512_mask_sub_epi16(count[i], last, count[i], one), top);
+        }
+        count
     }
 }
