@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::aligned::Aligned;
 use crate::dtype::Store;
 use crate::elements;
 use crate::front::{Coded, FrontScratch, Quantized};
@@ -129,7 +130,7 @@ pub(crate) struct Scratch {
 #[derive(Default)]
 pub(crate) struct TileScratch {
     pub(crate) segments: Vec<Segment>,
-    symbols: Vec<u8>,
+    symbols: Aligned<u8>,
     pub(crate) escapes: Escapes,
     /// The tile's bytes, when it is encoded.
     pub(crate) out: Vec<u8>,
@@ -178,9 +179,7 @@ impl Scratch {
             let tile = Tile { planes: group[0].index..group[group.len() - 1].index + 1, first: 0, rows };
             for scratch in &mut self.tiles[..plan.batch()] {
                 let sizes = plan.tile_sizes(&tile, &mut scratch.segments);
-                if scratch.symbols.len() < sizes.symbols {
-                    scratch.symbols.resize(sizes.symbols, 0);
-                }
+                scratch.symbols.grow(sizes.symbols);
             }
         }
     }

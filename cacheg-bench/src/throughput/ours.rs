@@ -1,5 +1,6 @@
 //! Stages of cacheg as entrants.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use cacheg::core::{
@@ -64,6 +65,8 @@ impl std::ops::Deref for Leveled {
 pub(crate) struct Ours {
     bound: Vec<Bound>,
     streams: Vec<Stream>,
+    /// Symbols of each.
+    lens: Vec<usize>,
     /// How many times each context is there.
     repeats: usize,
 }
@@ -147,13 +150,15 @@ impl Ours {
 
     fn new(symbols: &Symbols, bind: impl Fn(usize) -> Result<Bound>) -> Result<Self> {
         let bound = (0..symbols.distinct).map(bind).collect::<Result<_>>()?;
-        Ok(Self { bound, streams: symbols.streams.clone(), repeats: symbols.repeats() })
+        let lens = symbols.streams.iter().map(|stream| stream.range.len()).collect();
+        Ok(Self { bound, streams: symbols.streams.clone(), lens, repeats: symbols.repeats() })
     }
 
     /// Bytes of all streams, without tables.
     pub(crate) fn stream_len(&mut self, symbols: &Symbols) -> Result<usize> {
-        let (mut out, mut ends) = (vec![0; self.max_len()], Vec::new());
-        self.encode(symbols.all(Order::Token), &mut out, &mut ends)?;
+        let all = 0..self.streams.len();
+        let (mut out, mut ends) = (vec![0; self.max_len(all.clone())], Vec::new());
+        self.encode(all, symbols.all(Order::Token), &mut out, &mut ends)?;
         Ok(ends.last().copied().unwrap_or(0))
     }
 }
@@ -210,17 +215,25 @@ impl Codec for Ours {
         self.bound.iter().map(|bound| bound.tables_len).sum::<usize>() * self.repeats
     }
 
-    fn max_len(&self) -> usize {
-        let count = self.bound.len();
-        self.streams
-            .iter()
-            .map(|stream| self.bound[stream.context % count].coder.max_len(&segments(stream)))
-            .sum()
+    fn lens(&self) -> &[usize] {
+        &self.lens
     }
 
-    fn encode(&mut self, symbols: &[u8], out: &mut [u8], ends: &mut Vec<usize>) -> Result<()> {
-        let (count, mut end) = (self.bound.len(), 0);
-        for streams in batches(&self.streams) {
+    fn max_len(&self, streams: Range<usize>) -> usize {
+        let count = self.bound.len();
+        let len = |stream: &Stream| self.bound[stream.context % count].coder.max_len(&segments(stream));
+        self.streams[streams].iter().map(len).sum()
+    }
+
+    fn encode(
+        &mut self,
+        streams: Range<usize>,
+        symbols: &[u8],
+        out: &mut [u8],
+        ends: &mut Vec<usize>,
+    ) -> Result<()> {
+        let (count, mut end, mut input) = (self.bound.len(), 0, symbols);
+        for streams in batches(&self.streams[streams]) {
             let Bound { coder, scratch, .. } = &mut self.bound[streams[0].context % count];
             let segments: Vec<Vec<Segment>> = streams.iter().map(segments).collect();
             // Each has room for whatever comes; then they close ranks.
@@ -228,8 +241,9 @@ impl Codec for Ours {
             let mut jobs = Vec::with_capacity(streams.len());
             for (stream, segments) in streams.iter().zip(&segments) {
                 let (own, more) = rest.split_at_mut(coder.max_len(segments));
-                rest = more;
-                jobs.push(EncodeJob::new(segments, &symbols[stream.range.clone()], own));
+                let (symbols, later) = input.split_at(stream.range.len());
+                (rest, input) = (more, later);
+                jobs.push(EncodeJob::new(segments, symbols, own));
             }
             coder.encode_batch(&mut jobs, scratch);
             let lens = jobs.into_iter().map(|job| Ok((job.out.len(), job.result?)));
@@ -244,10 +258,10 @@ impl Codec for Ours {
         Ok(())
     }
 
-    fn decode(&mut self, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
+    fn decode(&mut self, streams: Range<usize>, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
         let (count, mut start) = (self.bound.len(), 0);
         let (mut ends, mut rest) = (ends.iter(), symbols);
-        for streams in batches(&self.streams) {
+        for streams in batches(&self.streams[streams]) {
             let Bound { coder, scratch, .. } = &mut self.bound[streams[0].context % count];
             let segments: Vec<Vec<Segment>> = streams.iter().map(segments).collect();
             let mut jobs = Vec::with_capacity(streams.len());
@@ -264,9 +278,9 @@ impl Codec for Ours {
     }
 }
 
-/// Streams of one context that follow each other: what a chunk's decoder has at hand at a time, some of them in flight.
+/// Streams of one context that follow each other: the engine has as many in hand at a time.
 fn batches(streams: &[Stream]) -> impl Iterator<Item = &[Stream]> {
-    streams.chunk_by(|a, b| a.context == b.context).flat_map(|streams| streams.chunks(16))
+    streams.chunk_by(|a, b| a.context == b.context).flat_map(|streams| streams.chunks(4))
 }
 
 #[cfg(test)]

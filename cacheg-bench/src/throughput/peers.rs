@@ -5,6 +5,8 @@ mod constriction;
 mod htscodecs;
 mod plain;
 
+use std::ops::Range;
+
 use cacheg::core::ResultExt;
 use cacheg::{Error, Registry, Result};
 
@@ -42,14 +44,24 @@ impl<C: BlockCodec> Codec for Blocks<C> {
         self.tables_len
     }
 
-    fn max_len(&self) -> usize {
-        self.lens.iter().map(|len| self.codec.max_len(*len)).sum()
+    fn lens(&self) -> &[usize] {
+        &self.lens
     }
 
-    fn encode(&mut self, symbols: &[u8], out: &mut [u8], ends: &mut Vec<usize>) -> Result<()> {
+    fn max_len(&self, blocks: Range<usize>) -> usize {
+        self.lens[blocks].iter().map(|len| self.codec.max_len(*len)).sum()
+    }
+
+    fn encode(
+        &mut self,
+        blocks: Range<usize>,
+        symbols: &[u8],
+        out: &mut [u8],
+        ends: &mut Vec<usize>,
+    ) -> Result<()> {
         let (mut rest, mut end) = (symbols, 0);
-        for (block, len) in self.lens.iter().enumerate() {
-            let (own, more) = rest.split_at(*len);
+        for block in blocks {
+            let (own, more) = rest.split_at(self.lens[block]);
             rest = more;
             end += self.codec.encode(block, own, &mut out[end..])?;
             ends.push(end);
@@ -57,10 +69,10 @@ impl<C: BlockCodec> Codec for Blocks<C> {
         Ok(())
     }
 
-    fn decode(&mut self, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
+    fn decode(&mut self, blocks: Range<usize>, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
         let (mut rest, mut start) = (symbols, 0);
-        for ((block, len), end) in self.lens.iter().enumerate().zip(ends) {
-            let (own, more) = std::mem::take(&mut rest).split_at_mut(*len);
+        for (block, end) in blocks.zip(ends) {
+            let (own, more) = std::mem::take(&mut rest).split_at_mut(self.lens[block]);
             rest = more;
             self.codec.decode(block, &bytes[start..*end], own)?;
             start = *end;
@@ -144,10 +156,11 @@ fn block_coder<C: BlockCodec + 'static>(
     for (order, least) in ways {
         let codec = codec().at(|| name)?;
         let mut blocks = Blocks { codec, lens: joined(&lens(symbols), least), tables_len: 0 };
-        let (mut out, mut ends) = (vec![0; blocks.max_len()], Vec::new());
-        blocks.encode(symbols.all(order), &mut out, &mut ends).at(|| name)?;
+        let all = 0..blocks.lens.len();
+        let (mut out, mut ends) = (vec![0; blocks.max_len(all.clone())], Vec::new());
+        blocks.encode(all.clone(), symbols.all(order), &mut out, &mut ends).at(|| name)?;
         let len = ends.last().copied().unwrap_or(0);
-        let time = seconds(|| blocks.decode(&out[..len], &ends, &mut decoded)).at(|| name)?;
+        let time = seconds(|| blocks.decode(all.clone(), &out[..len], &ends, &mut decoded)).at(|| name)?;
         tried.push((len, time, entrant(name, order, blocks)));
     }
     let smallest = tried.iter().map(|(len, ..)| *len).min().unwrap_or(0);

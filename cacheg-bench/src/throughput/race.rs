@@ -3,6 +3,7 @@
 //! Machines are noisy and slow down together, so that times of different moments must not be compared. Each
 //! round visits every entrant; ratios are taken within a round, and what is reported is the median over rounds.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use cacheg::report::progress;
@@ -13,24 +14,35 @@ use super::symbols::{Order, Symbols};
 /// A visit repeats what takes less than this, for the clock's and the scheduler's sake.
 const VISIT_SECONDS: f64 = 0.02;
 const VISIT_MOST: usize = 15;
+/// Symbols that are coded at a time, if streams are no larger: four tiles, as the engine has them in hand.
+const PIECE: usize = 400_000;
 /// What a container needs to find a stream: its length.
 const DIRECTORY_ENTRY: usize = 4;
 
-/// Codes all streams of the race.
+/// Codes the streams (or blocks) of the race, some of them at a time.
 pub(crate) trait Codec {
     /// Bytes of tables that a reader needs beside the streams, of all contexts.
     fn tables_len(&self) -> usize {
         0
     }
 
+    /// Symbols of each stream.
+    fn lens(&self) -> &[usize];
+
     /// Room that `encode` may need.
-    fn max_len(&self) -> usize;
+    fn max_len(&self, streams: Range<usize>) -> usize;
 
-    /// Writes all streams one after the other; `ends` gets the end of each.
-    fn encode(&mut self, symbols: &[u8], out: &mut [u8], ends: &mut Vec<usize>) -> Result<()>;
+    /// Writes streams, whose symbols are given, one after the other to the front of `out`; `ends` gets the end of each.
+    fn encode(
+        &mut self,
+        streams: Range<usize>,
+        symbols: &[u8],
+        out: &mut [u8],
+        ends: &mut Vec<usize>,
+    ) -> Result<()>;
 
-    /// Reads them all.
-    fn decode(&mut self, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()>;
+    /// Reads them.
+    fn decode(&mut self, streams: Range<usize>, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()>;
 }
 
 /// Writes f16 values as bytes.
@@ -88,11 +100,26 @@ pub(crate) struct Lane {
     pub(crate) decode: Vec<f64>,
 }
 
+/// Some streams: what is coded at a time.
+struct Piece {
+    streams: Range<usize>,
+    /// Its symbols, among all.
+    symbols: Range<usize>,
+    coded: Vec<u8>,
+    ends: Vec<usize>,
+}
+
 struct Runner {
     lane: Lane,
     work: Work,
+    pieces: Vec<Piece>,
+}
+
+/// Memory that pieces pass through. Like the scratch of the engine it stays in the cache, on both sides of a coder.
+#[derive(Default)]
+struct Windows {
+    symbols: Vec<u8>,
     coded: Vec<u8>,
-    ends: Vec<usize>,
 }
 
 /// Runs the race and checks every result of it.
@@ -102,16 +129,12 @@ pub(crate) fn run(
     entrants: Vec<Entrant>,
     rounds: usize,
 ) -> Result<Vec<Lane>> {
-    let room = entrants.iter().map(|entrant| match &entrant.work {
-        Work::Codec(_, codec) => codec.max_len(),
-        Work::Reference(_) => 0,
-    });
-    let mut encoded = vec![0; room.max().unwrap_or(0)];
-    let mut decoded = vec![0; values.len()];
+    let mut out = vec![0; values.len()];
+    let mut windows = Windows::default();
     let mut runners = Vec::new();
     let bar = progress((entrants.len() * (rounds + 1)) as u64, "coders");
     for entrant in entrants {
-        runners.push(prepare(symbols, entrant, &mut encoded)?);
+        runners.push(prepare(symbols, entrant, &mut windows)?);
         bar.inc(1);
     }
     for round in 0..rounds {
@@ -119,7 +142,7 @@ pub(crate) fn run(
             // Nobody should always run behind the same neighbour, whose leavings are in the cache.
             let count = runners.len();
             let runner = &mut runners[(index + round) % count];
-            visit(symbols, values, runner, &mut encoded, &mut decoded)?;
+            visit(symbols, values, runner, &mut windows, &mut out)?;
             bar.inc(1);
         }
     }
@@ -127,7 +150,7 @@ pub(crate) fn run(
     Ok(runners.into_iter().map(|runner| runner.lane).collect())
 }
 
-fn prepare(symbols: &Symbols, entrant: Entrant, encoded: &mut [u8]) -> Result<Runner> {
+fn prepare(symbols: &Symbols, entrant: Entrant, windows: &mut Windows) -> Result<Runner> {
     let Entrant { name, family, mut work } = entrant;
     let mut lane = Lane {
         name,
@@ -139,51 +162,103 @@ fn prepare(symbols: &Symbols, entrant: Entrant, encoded: &mut [u8]) -> Result<Ru
         encode: Vec::new(),
         decode: Vec::new(),
     };
-    let (mut coded, mut ends) = (Vec::new(), Vec::new());
+    let mut pieces = Vec::new();
     if let Work::Codec(order, codec) = &mut work {
-        codec.encode(symbols.all(*order), encoded, &mut ends).map_err(|e| e.at(&lane.name))?;
-        coded.extend(&encoded[..ends.last().copied().unwrap_or(0)]);
+        pieces = cut(codec.lens());
+        for piece in &mut pieces {
+            let room = codec.max_len(piece.streams.clone());
+            windows.coded.resize(room.max(windows.coded.len()), 0);
+            windows.symbols.resize(piece.symbols.len().max(windows.symbols.len()), 0);
+            let own = &symbols.all(*order)[piece.symbols.clone()];
+            codec
+                .encode(piece.streams.clone(), own, &mut windows.coded, &mut piece.ends)
+                .map_err(|e| e.at(&lane.name))?;
+            piece.coded.extend(&windows.coded[..piece.ends.last().copied().unwrap_or(0)]);
+        }
         lane.order = Some(*order);
-        lane.streams = ends.len();
+        lane.streams = codec.lens().len();
         lane.tables_len = codec.tables_len();
-        lane.stream_len = coded.len() + ends.len() * DIRECTORY_ENTRY;
+        let coded: usize = pieces.iter().map(|piece| piece.coded.len()).sum();
+        lane.stream_len = coded + lane.streams * DIRECTORY_ENTRY;
     }
-    Ok(Runner { lane, work, coded, ends })
+    Ok(Runner { lane, work, pieces })
+}
+
+/// Streams that follow each other, until there are enough symbols.
+fn cut(lens: &[usize]) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut begin = 0;
+    for (stream, len) in lens.iter().enumerate() {
+        match pieces.last_mut() {
+            Some(last) if last.symbols.len() + len <= PIECE => {
+                (last.streams.end, last.symbols.end) = (stream + 1, begin + len);
+            }
+            _ => pieces.push(Piece {
+                streams: stream..stream + 1,
+                symbols: begin..begin + len,
+                coded: Vec::new(),
+                ends: Vec::new(),
+            }),
+        }
+        begin += len;
+    }
+    pieces
 }
 
 fn visit(
     symbols: &Symbols,
     values: &[u8],
     runner: &mut Runner,
-    encoded: &mut [u8],
-    decoded: &mut [u8],
+    windows: &mut Windows,
+    out: &mut [u8],
 ) -> Result<()> {
-    let Runner { lane, work, coded, ends } = runner;
-    // So that nothing is left of what the entrant before wrote, and for all the caches are in the same state.
-    decoded.fill(0xaa);
-    let good = match work {
+    let Runner { lane, work, pieces } = runner;
+    let mut good = true;
+    match work {
         Work::Reference(run) => {
+            // So that nothing is left of what the entrant before wrote.
+            out.fill(0xaa);
             lane.decode.push(seconds(|| {
-                run(decoded);
+                run(out);
                 Ok(())
             })?);
-            decoded == values
+            good = out == values;
         }
         Work::Codec(order, codec) => {
-            let input = symbols.all(*order);
-            let mut new_ends = Vec::with_capacity(ends.len());
-            let encode = seconds(|| {
-                new_ends.clear();
-                codec.encode(input, encoded, &mut new_ends)
-            });
-            lane.encode.push(encode.map_err(|e| e.at(&lane.name))?);
-            let out = &mut decoded[..input.len()];
-            let decode = seconds(|| codec.decode(coded, ends, out));
-            lane.decode.push(decode.map_err(|e| e.at(&lane.name))?);
-            new_ends == *ends && encoded[..coded.len()] == **coded && out == input
+            let (all, mut ends) = (symbols.all(*order), Vec::new());
+            let mut pass = || {
+                let (mut encode, mut decode) = (0.0, 0.0);
+                for piece in &*pieces {
+                    let input = &all[piece.symbols.clone()];
+                    let window = &mut windows.symbols[..input.len()];
+                    window.copy_from_slice(input);
+                    ends.clear();
+                    encode += once(|| codec.encode(piece.streams.clone(), window, &mut windows.coded, &mut ends))?;
+                    let coded = &mut windows.coded[..piece.coded.len()];
+                    good &= ends == piece.ends && *coded == *piece.coded;
+                    window.fill(0xaa);
+                    decode += once(|| codec.decode(piece.streams.clone(), coded, &ends, window))?;
+                    good &= window == input;
+                }
+                Ok((encode, decode))
+            };
+            let (mut encodes, mut decodes) = (Vec::new(), Vec::new());
+            while encodes.len() < VISIT_MOST && decodes.iter().sum::<f64>() < VISIT_SECONDS {
+                let (encode, decode) = pass().map_err(|e: Error| e.at(&lane.name))?;
+                encodes.push(encode);
+                decodes.push(decode);
+            }
+            lane.encode.push(median(encodes));
+            lane.decode.push(median(decodes));
         }
-    };
+    }
     if good { Ok(()) } else { Err(Error::data("the result is wrong").at(&lane.name)) }
+}
+
+fn once(run: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    run()?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// Time of one run: the median of as many as a visit allows.

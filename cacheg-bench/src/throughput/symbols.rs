@@ -7,9 +7,9 @@ use cacheg::{Error, KvView, Result};
 
 /// A stream holds at least this many symbols; smaller planes share one, so that nobody pays for headers and
 /// flushed states more than real chunks do.
-const STREAM_MIN: usize = 128 << 10;
+const STREAM_MIN: usize = 64 << 10;
 /// A tile holds at most this many symbols; larger planes are cut.
-const TILE_MAX: usize = 1 << 20;
+const TILE_MAX: usize = 1 << 17;
 
 /// The order of the symbols within each tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
