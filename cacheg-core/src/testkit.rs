@@ -108,12 +108,12 @@ macro_rules! __conformance {
 macro_rules! __conformance_tests {
     (transform) => {
         $crate::__conformance_tests! { transform:
-            settings, shapes, inverts, overwrites, strides, deterministic, survives, calibration
+            settings, shapes, inverts, pieces, overwrites, strides, deterministic, survives, calibration
         }
     };
     (quantizer) => {
         $crate::__conformance_tests! { quantizer:
-            settings, shapes, reconstructs, escapes, overwrites, strides, deterministic, survives, calibration
+            settings, shapes, reconstructs, pieces, escapes, overwrites, strides, deterministic, survives, calibration
         }
     };
     (coder) => {

@@ -8,13 +8,20 @@ use crate::elements;
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
-    CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
-    TileCx,
+    CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result,
+    ResultExt, Segment, TileCx,
 };
 
 /// Values that a tile should have: enough that a stream's 128 bytes of final states do not count, few enough
 /// that its scratch stays in a core's L2 cache.
 const TARGET_VALUES: usize = 1 << 17;
+
+/// Rows that vector coders do at a time.
+const LANES: usize = 32;
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
 
 /// How a chunk is cut into tiles: every `planes` consecutive planes by every `rows` consecutive tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +50,13 @@ pub(crate) struct Tile {
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { planes, first, rows } = self;
-        write!(f, "tile of planes {} to {}, tokens {first} to {}", planes.start, planes.end - 1, first + rows - 1)
+        write!(
+            f,
+            "tile of planes {} to {}, tokens {first} to {}",
+            planes.start,
+            planes.end - 1,
+            first + rows - 1
+        )
     }
 }
 
@@ -53,7 +66,13 @@ impl Layout {
         let channels = planes.iter().map(Plane::channels).max().unwrap_or(1);
         let most = (TARGET_VALUES / channels).max(1);
         let blocks = tokens.div_ceil(most).max(1);
-        let rows = tokens.div_ceil(blocks).next_multiple_of(row_multiple).max(1);
+        let rows = tokens.div_ceil(blocks);
+        // Vector coders have lanes for 32 rows: what does not fill them costs as much as what does.
+        let multiple = match LANES / gcd(LANES, row_multiple) * row_multiple {
+            multiple if blocks > 1 && multiple <= rows => multiple,
+            _ => row_multiple,
+        };
+        let rows = rows.next_multiple_of(multiple).max(1);
         let shared = TARGET_VALUES / (channels * rows.min(tokens.max(1)));
         Self { tokens, rows, planes: shared.clamp(1, planes.len().max(1)), all_planes: planes.len() }
     }
@@ -350,7 +369,8 @@ impl Plan {
         let tokens = tiles.iter().map(|(tile, _)| tile.first + tile.rows).max().unwrap_or(0);
         // Escapes are filled in one by one.
         let few = |s: &TileScratch| s.escapes.items().len() <= most_escapes(s.sizes.symbols);
-        if let Some(elements) = self.elements(tokens).filter(|_| scratch.tiles[..tiles.len()].iter().all(few)) {
+        if let Some(elements) = self.elements(tokens).filter(|_| scratch.tiles[..tiles.len()].iter().all(few))
+        {
             return self.decode_elements(elements, tiles, planes, first_plane, to, store, scratch);
         }
         self.decode_symbols(tiles, scratch)?;
@@ -537,6 +557,8 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
     let mut out = cache.view_mut();
     let mut result = Ok(());
-    work("decode", &mut || result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch));
+    work("decode", &mut || {
+        result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch)
+    });
     result
 }

@@ -7,8 +7,8 @@ use cacheg::core::{
     BindCx, BoundCoder, Build, Coder, CoderScratch, DecodeJob, EncodeJob, PartCx, ResultExt, Seen, Segment,
     Source, StageData, TileCx,
 };
-use cacheg_entropy::rans::{Level, Rans};
 use cacheg::{Error, Registry, Result, spec};
+use cacheg_entropy::rans::{Level, Rans};
 
 use super::race::{Codec, Entrant, Family, Work};
 use super::symbols::{Order, Stream, Symbols};
@@ -258,7 +258,13 @@ impl Codec for Ours {
         Ok(())
     }
 
-    fn decode(&mut self, streams: Range<usize>, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
+    fn decode(
+        &mut self,
+        streams: Range<usize>,
+        bytes: &[u8],
+        ends: &[usize],
+        symbols: &mut [u8],
+    ) -> Result<()> {
         let (count, mut start) = (self.bound.len(), 0);
         let (mut ends, mut rest) = (ends.iter(), symbols);
         for streams in batches(&self.streams[streams]) {

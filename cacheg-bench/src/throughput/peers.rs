@@ -69,7 +69,13 @@ impl<C: BlockCodec> Codec for Blocks<C> {
         Ok(())
     }
 
-    fn decode(&mut self, blocks: Range<usize>, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()> {
+    fn decode(
+        &mut self,
+        blocks: Range<usize>,
+        bytes: &[u8],
+        ends: &[usize],
+        symbols: &mut [u8],
+    ) -> Result<()> {
         let (mut rest, mut start) = (symbols, 0);
         for (block, end) in blocks.zip(ends) {
             let (own, more) = std::mem::take(&mut rest).split_at_mut(self.lens[block]);

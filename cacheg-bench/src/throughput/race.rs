@@ -42,7 +42,13 @@ pub(crate) trait Codec {
     ) -> Result<()>;
 
     /// Reads them.
-    fn decode(&mut self, streams: Range<usize>, bytes: &[u8], ends: &[usize], symbols: &mut [u8]) -> Result<()>;
+    fn decode(
+        &mut self,
+        streams: Range<usize>,
+        bytes: &[u8],
+        ends: &[usize],
+        symbols: &mut [u8],
+    ) -> Result<()>;
 }
 
 /// Writes f16 values as bytes.
@@ -233,7 +239,8 @@ fn visit(
                     let window = &mut windows.symbols[..input.len()];
                     window.copy_from_slice(input);
                     ends.clear();
-                    encode += once(|| codec.encode(piece.streams.clone(), window, &mut windows.coded, &mut ends))?;
+                    encode +=
+                        once(|| codec.encode(piece.streams.clone(), window, &mut windows.coded, &mut ends))?;
                     let coded = &mut windows.coded[..piece.coded.len()];
                     good &= ends == piece.ends && *coded == *piece.coded;
                     window.fill(0xaa);

@@ -1,6 +1,6 @@
 //! Checks of quantizers.
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis, s};
 
 use super::alloc::no_allocation;
 use super::bind::{Setup, concurrently, each, tiles};
@@ -159,6 +159,75 @@ pub fn shapes(suite: &Suite) -> Check {
         })?;
         ensure(escapes == bound.escapes(), || {
             format!("escapes() is {}, but the alphabets say {escapes}", bound.escapes())
+        })
+    })
+}
+
+/// If rows are independent, pieces of a part give what the part gives; if the quantizer is pointwise, there is no side
+/// information, one symbol plane, and symbols that never fall as values rise.
+///
+/// # Errors
+/// If the stage does not conform.
+pub fn pieces(suite: &Suite) -> Check {
+    each::<dyn Quantizer>(suite, |setup| {
+        let bound = &*setup.bound;
+        ensure(!bound.pointwise() || bound.independent_rows(), || {
+            "a pointwise quantizer has independent rows".to_owned()
+        })?;
+        if !bound.independent_rows() {
+            return Ok(());
+        }
+        each_piece(setup, true, |piece| {
+            let x = piece.sample();
+            let whole = piece.quantize(&x, Lie::RowMajor, POISONS[0])?;
+            let back = piece.dequantize(&whole, Lie::RowMajor, POISONS[0])?;
+            let (cols, planes) = (piece.cx.cols, piece.alphabets.len());
+            let mut side = 0;
+            for first in (0..piece.cx.rows).step_by(bound.row_multiple()) {
+                let rows = bound.row_multiple().min(piece.cx.rows - first);
+                let cx = PartCx { rows, ..piece.cx };
+                let part = Piece { bound, tile: piece.tile, cx, alphabets: piece.alphabets.clone() };
+                let got = part.quantize(
+                    &x.slice(s![first..first + rows, ..]).to_owned(),
+                    Lie::RowMajor,
+                    POISONS[0],
+                )?;
+                for plane in 0..planes {
+                    let at = (plane * piece.cx.rows + first) * cols;
+                    let (want, got) = (
+                        &whole.symbols[at..at + rows * cols],
+                        &got.symbols[plane * rows * cols..][..rows * cols],
+                    );
+                    same_bytes(&format!("piece from {first}, symbol plane {plane}"), want, got)?;
+                }
+                same_bytes(
+                    "side information of a piece",
+                    &whole.side[side..side + got.side.len()],
+                    &got.side,
+                )?;
+                side += got.side.len();
+                let want = back.slice(s![first..first + rows, ..]).to_owned();
+                same_bits("dequantised piece", &want, &part.dequantize(&got, Lie::RowMajor, POISONS[0])?)?;
+            }
+            if bound.pointwise() {
+                ensure(whole.side.is_empty() && planes == 1, || {
+                    "pointwise, but with side information".to_owned()
+                })?;
+                let known = |symbol: u8| !piece.is_escape(0, symbol);
+                for (values, symbols) in x.axis_iter(Axis(1)).zip(0..cols) {
+                    let mut column: Vec<(f32, u8)> = values
+                        .iter()
+                        .copied()
+                        .zip(whole.symbols.iter().skip(symbols).step_by(cols).copied())
+                        .collect();
+                    column.retain(|(_, symbol)| known(*symbol));
+                    column.sort_by(|a, b| a.0.total_cmp(&b.0));
+                    ensure(column.is_sorted_by_key(|(_, symbol)| *symbol), || {
+                        "symbols fall as values rise".to_owned()
+                    })?;
+                }
+            }
+            Ok(())
         })
     })
 }

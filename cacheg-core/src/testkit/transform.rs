@@ -1,6 +1,6 @@
 //! Checks of transforms.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis, s};
 
 use super::alloc::no_allocation;
 use super::bind::{Setup, concurrently, each, tiles};
@@ -130,6 +130,57 @@ pub fn shapes(suite: &Suite) -> Check {
             }
         }
         Ok(())
+    })
+}
+
+/// If rows are independent, pieces of a tile give what the tile gives; if the transform is pointwise, so does every
+/// value by itself, in its channel.
+///
+/// # Errors
+/// If the stage does not conform.
+pub fn pieces(suite: &Suite) -> Check {
+    each::<dyn Transform>(suite, |setup| {
+        let bound = &*setup.bound;
+        let single = setup.model.planes.iter().all(|plane| bound.parts(plane).len() == 1);
+        ensure(!bound.pointwise() || bound.independent_rows() && single, || {
+            "a pointwise transform has independent rows and one part".to_owned()
+        })?;
+        if !bound.independent_rows() {
+            return Ok(());
+        }
+        each_tile(setup, true, |tile, x| {
+            let whole = drive(bound, tile, x, PLAIN)?;
+            let mut begun = vec![0; whole.parts.len()];
+            for first in (0..tile.rows).step_by(bound.row_multiple()) {
+                let rows = bound.row_multiple().min(tile.rows - first);
+                let piece = TileCx::new(
+                    tile.plane,
+                    tile.first + first,
+                    rows,
+                    tile.position.wrapping_add(first as u64),
+                );
+                let got = drive(bound, &piece, &x.slice(s![first..first + rows, ..]).to_owned(), PLAIN)?;
+                for (index, (part, begun)) in got.parts.iter().zip(&mut begun).enumerate() {
+                    let want = whole.parts[index].slice(s![*begun..*begun + part.nrows(), ..]).to_owned();
+                    same_bits(&format!("piece from {first}, part {index}"), &want, part)?;
+                    *begun += part.nrows();
+                }
+                let want = whole.back.slice(s![first..first + rows, ..]).to_owned();
+                same_bits(&format!("piece from {first}, inverse"), &want, &got.back)?;
+            }
+            if bound.pointwise() && tile.rows > 0 {
+                // The rows elsewhere and in another order, where only the channel is the same.
+                let mut reversed = x.clone();
+                reversed.invert_axis(Axis(0));
+                let elsewhere = TileCx::new(tile.plane, 0, tile.rows, tile.position.wrapping_add(77));
+                let mut got = drive(bound, &elsewhere, &reversed.as_standard_layout().to_owned(), PLAIN)?;
+                got.parts[0].invert_axis(Axis(0));
+                got.back.invert_axis(Axis(0));
+                same_bits("pointwise, forward", &whole.parts[0], &got.parts[0])?;
+                same_bits("pointwise, inverse", &whole.back, &got.back)?;
+            }
+            Ok(())
+        })
     })
 }
 
