@@ -15,7 +15,7 @@ use crate::json;
 use crate::plan::Wanted;
 use crate::profile::short;
 use crate::spec::StageSpec;
-use crate::tile::{Layout, Tile, TileBytes};
+use crate::tile::{Layout, Tile, TileBytes, TileOut};
 use crate::wire::{Reader, padding};
 use crate::{
     BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, Source,
@@ -502,7 +502,7 @@ impl<'a> Chunk<'a> {
         planes.enumerate().try_for_each(|(index, planes)| {
             let first = index * several;
             let mut indices = self.layout.tiles_of_groups(first..groups.min(first + several));
-            let first_plane = first * self.layout.planes;
+            let mut out = TileOut { planes, first_plane: first * self.layout.planes, row, store };
             plan.with_scratch(&self.layout, |scratch| {
                 let mut tiles = Vec::with_capacity(batch);
                 while !indices.is_empty() {
@@ -510,7 +510,7 @@ impl<'a> Chunk<'a> {
                     for index in indices.by_ref().take(batch) {
                         tiles.push((self.layout.tile(index), self.tile_bytes(index)?));
                     }
-                    plan.decode_tiles(&tiles, self.position(), planes, first_plane, row, store, scratch)?;
+                    plan.decode_tiles(&tiles, self.position(), &mut out, scratch)?;
                     progress(tiles.iter().map(|(tile, _)| values(plan, tile)).sum());
                 }
                 Ok(())

@@ -4,10 +4,9 @@
 
 mod run;
 
-use crate::dtype::{Store, fence};
 use crate::front::{Coded, Front, FrontScratch};
-use crate::tile::Tile;
-use crate::{ElementTable, Error, Escapes, Plane, PlaneViewMut, Result, SymbolBounds, TileCx, element_key};
+use crate::tile::{Tile, TileOut};
+use crate::{ElementTable, Error, Escapes, Plane, Result, SymbolBounds, TileCx, element_key};
 
 /// Stands for an escape, and for symbols that do not exist: a NaN, which no table holds otherwise.
 const NONE: u16 = 0x7fff;
@@ -72,8 +71,7 @@ impl Elements {
         front: &Front,
         tile: &Tile,
         escapes: &Escapes,
-        planes: &mut [PlaneViewMut<'_>],
-        to: usize,
+        out: &mut TileOut<'_, '_>,
         scratch: &mut FrontScratch,
     ) -> Result<()> {
         let (mut begin, mut number) = (0, tile.planes.start);
@@ -86,7 +84,8 @@ impl Elements {
             }
             let (row, channel) =
                 ((*index as usize - begin) / plane.channels(), (*index as usize - begin) % plane.channels());
-            let element = planes[number - tile.planes.start].element(to + tile.first + row, channel);
+            let at = out.row + tile.first + row;
+            let element = out.plane(number).element(at, channel);
             if *element != NONE.to_le_bytes() {
                 return Err(Error::corrupt("an escaped value without its symbol").at(plane.name()));
             }
@@ -176,12 +175,5 @@ pub(crate) fn check(escaped: usize, escapes: &Escapes) -> Result<()> {
         std::cmp::Ordering::Equal => Ok(()),
         std::cmp::Ordering::Greater => Err(Error::corrupt("an escape symbol without its value")),
         std::cmp::Ordering::Less => Err(Error::corrupt("an escaped value without its symbol")),
-    }
-}
-
-/// Ends writing past the cache.
-pub(crate) fn end(store: Store) {
-    if store == Store::Streaming {
-        fence();
     }
 }

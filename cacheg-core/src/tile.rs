@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use crate::aligned::Aligned;
-use crate::dtype::Store;
-use crate::elements;
+use crate::dtype::{Store, fence};
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
@@ -137,6 +136,35 @@ impl Layout {
 
 /// Most tiles that one thread has in hand at a time: with more, their symbols would leave the L2 cache.
 pub(crate) const MAX_BATCH: usize = 4;
+
+/// Where decoded tiles go.
+pub(crate) struct TileOut<'o, 'v> {
+    /// Some planes, among them those of the tiles.
+    pub(crate) planes: &'o mut [PlaneViewMut<'v>],
+    /// The number of the first.
+    pub(crate) first_plane: usize,
+    /// The row of the chunk's first token.
+    pub(crate) row: usize,
+    pub(crate) store: Store,
+}
+
+impl<'v> TileOut<'_, 'v> {
+    pub(crate) fn plane(&mut self, plane: usize) -> &mut PlaneViewMut<'v> {
+        &mut self.planes[plane - self.first_plane]
+    }
+
+    fn store(&mut self, plane: usize, first: usize, rows: usize, values: &[f32]) {
+        let (store, first) = (self.store, self.row + first);
+        self.plane(plane).store_by(store, first, rows, values);
+    }
+
+    /// Nothing more will be written for the time being.
+    pub(crate) fn end(&self) {
+        if self.store == Store::Streaming {
+            fence();
+        }
+    }
+}
 
 /// Working memory of one thread.
 pub(crate) struct Scratch {
@@ -353,16 +381,12 @@ impl Plan {
         Ok((side_bytes, escapes, reader.rest()))
     }
 
-    /// Decodes tiles, at most [`batch`](Self::batch), into `planes`, of which the first is number `first_plane`, at
-    /// row `to` + their first. Does not allocate once `scratch` has grown.
+    /// Decodes tiles, at most [`batch`](Self::batch). Does not allocate once `scratch` has grown.
     pub(crate) fn decode_tiles(
         &self,
         tiles: &[(Tile, &[u8])],
         position: u64,
-        planes: &mut [PlaneViewMut<'_>],
-        first_plane: usize,
-        to: usize,
-        store: Store,
+        out: &mut TileOut<'_, '_>,
         scratch: &mut Scratch,
     ) -> Result<()> {
         self.open_tiles(tiles, scratch)?;
@@ -371,7 +395,7 @@ impl Plan {
         let few = |s: &TileScratch| s.escapes.items().len() <= most_escapes(s.sizes.symbols);
         if let Some(elements) = self.elements(tokens).filter(|_| scratch.tiles[..tiles.len()].iter().all(few))
         {
-            return self.decode_elements(elements, tiles, planes, first_plane, to, store, scratch);
+            return self.decode_elements(elements, tiles, out, scratch);
         }
         self.decode_symbols(tiles, scratch)?;
         for ((tile, bytes), TileScratch { symbols, escapes, sizes, .. }) in tiles.iter().zip(&scratch.tiles) {
@@ -384,15 +408,13 @@ impl Plan {
             };
             for plane in tile.planes.clone() {
                 let cx = self.tile_cx(tile, plane, position);
-                let out = &mut planes[plane - first_plane];
+                let mut give = |first, rows, values: &[f32]| out.store(plane, first, rows, values);
                 self.front
-                    .dequantize(&cx, &mut scratch.front, &mut coded, &mut |first, rows, values| {
-                        out.store_by(store, to + first, rows, values);
-                    })
+                    .dequantize(&cx, &mut scratch.front, &mut coded, &mut give)
                     .at(|| format!("tensor `{}`", cx.plane.name()))?;
             }
         }
-        elements::end(store);
+        out.end();
         Ok(())
     }
 
@@ -555,10 +577,11 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     result?;
     let coded: Vec<(Tile, &[u8])> = tiles.into_iter().zip(bytes.iter().map(Vec::as_slice)).collect();
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
-    let mut out = cache.view_mut();
+    let mut planes = cache.view_mut();
+    let mut out = TileOut { planes: planes.planes_mut(), first_plane: 0, row: 0, store: Store::Streaming };
     let mut result = Ok(());
     work("decode", &mut || {
-        result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch)
+        result = plan.decode_tiles(&coded, 0, &mut out, &mut scratch);
     });
     result
 }

@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use super::{Bounds, Elements, check, end};
-use crate::dtype::Store;
-use crate::front::Quantized;
-use crate::tile::{MAX_BATCH, Scratch, Tile, TileScratch, most_escapes};
+use super::{Bounds, Elements, check};
+use crate::front::{FrontScratch, Quantized};
+use crate::tile::{MAX_BATCH, Scratch, Tile, TileOut, TileScratch, most_escapes};
 use crate::{
     ElementEncodeJob, ElementJob, ElementSink, ElementSource, ElementSpan, ElementWindow, Error, Escapes,
-    KvView, Plan, PlaneViewMut, Result, ResultExt,
+    KvView, Plan, Result, ResultExt,
 };
 
 impl Plan {
@@ -73,7 +72,7 @@ impl Plan {
         view: &KvView<'_>,
         first: usize,
         tile: &Tile,
-        front: &mut crate::front::FrontScratch,
+        front: &mut FrontScratch,
         scratch: &mut TileScratch,
     ) -> Result<()> {
         let TileScratch { escaped, escapes, out, .. } = scratch;
@@ -121,15 +120,11 @@ impl Plan {
     }
 
     /// Decodes open tiles whose symbols stand for elements.
-    #[expect(clippy::too_many_arguments, reason = "those of `decode_tiles`, which this is one half of")]
     pub(crate) fn decode_elements(
         &self,
         elements: &Elements,
         tiles: &[(Tile, &[u8])],
-        planes: &mut [PlaneViewMut<'_>],
-        first_plane: usize,
-        to: usize,
-        store: Store,
+        out: &mut TileOut<'_, '_>,
         scratch: &mut Scratch,
     ) -> Result<()> {
         let Scratch { front, coder, tiles: scratches } = scratch;
@@ -141,30 +136,24 @@ impl Plan {
             )
         };
         let mut jobs: [ElementJob<'_>; MAX_BATCH] = std::array::from_fn(|_| job());
-        let mut sink = Sink { tiles, planes: &mut *planes, first_plane, to, store };
-        self.coder.decode_elements(&mut jobs[..tiles.len()], &mut sink, coder);
-        end(store);
+        self.coder.decode_elements(&mut jobs[..tiles.len()], &mut Sink { tiles, out: &mut *out }, coder);
+        out.end();
         for (((tile, _), job), scratch) in tiles.iter().zip(jobs).zip(&*scratches) {
             job.result.at(|| tile.to_string())?;
             check(job.escaped, &scratch.escapes).at(|| tile.to_string())?;
-            let planes = &mut planes[tile.planes.start - first_plane..];
-            Elements::patch(&self.front, tile, &scratch.escapes, planes, to, front)
-                .at(|| tile.to_string())?;
+            Elements::patch(&self.front, tile, &scratch.escapes, out, front).at(|| tile.to_string())?;
         }
         Ok(())
     }
 }
 
 /// Where the elements of a batch of tiles go. Pointwise pipelines have one segment for each plane.
-struct Sink<'s, 'v> {
+struct Sink<'s, 'o, 'v> {
     tiles: &'s [(Tile, &'s [u8])],
-    planes: &'s mut [PlaneViewMut<'v>],
-    first_plane: usize,
-    to: usize,
-    store: Store,
+    out: &'s mut TileOut<'o, 'v>,
 }
 
-impl ElementSink for Sink<'_, '_> {
+impl ElementSink for Sink<'_, '_, '_> {
     fn open(
         &mut self,
         job: usize,
@@ -173,8 +162,8 @@ impl ElementSink for Sink<'_, '_> {
         write: &mut dyn FnMut(&mut ElementWindow<'_>),
     ) {
         let tile = &self.tiles[job].0;
-        let plane = &mut self.planes[tile.planes.start + segment - self.first_plane];
-        plane.windows(self.to + tile.first, cols, self.store, write);
+        let (row, store) = (self.out.row + tile.first, self.out.store);
+        self.out.plane(tile.planes.start + segment).windows(row, cols, store, write);
     }
 }
 
