@@ -7,8 +7,8 @@ use crate::elements;
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
-    CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
-    TileCx,
+    CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result,
+    ResultExt, Segment, TileCx,
 };
 
 /// Values that a tile should have: enough that a stream's 128 bytes of final states do not count, few enough
@@ -42,7 +42,13 @@ pub(crate) struct Tile {
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { planes, first, rows } = self;
-        write!(f, "tile of planes {} to {}, tokens {first} to {}", planes.start, planes.end - 1, first + rows - 1)
+        write!(
+            f,
+            "tile of planes {} to {}, tokens {first} to {}",
+            planes.start,
+            planes.end - 1,
+            first + rows - 1
+        )
     }
 }
 
@@ -351,7 +357,8 @@ impl Plan {
         let tokens = tiles.iter().map(|(tile, _)| tile.first + tile.rows).max().unwrap_or(0);
         // Escapes are filled in one by one.
         let few = |s: &TileScratch| s.escapes.items().len() <= most_escapes(s.sizes.symbols);
-        if let Some(elements) = self.elements(tokens).filter(|_| scratch.tiles[..tiles.len()].iter().all(few)) {
+        if let Some(elements) = self.elements(tokens).filter(|_| scratch.tiles[..tiles.len()].iter().all(few))
+        {
             return self.decode_elements(elements, tiles, planes, first_plane, to, store, scratch);
         }
         self.decode_symbols(tiles, scratch)?;
@@ -538,6 +545,8 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
     let mut out = cache.view_mut();
     let mut result = Ok(());
-    work("decode", &mut || result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch));
+    work("decode", &mut || {
+        result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch)
+    });
     result
 }

@@ -80,8 +80,8 @@ mod transpose;
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementEncodeJob, ElementJob, ElementSink, ElementSource, EncodeJob, Error, Plugin, Result,
-    Segment, Stage, StageData,
+    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementEncodeJob, ElementJob,
+    ElementSink, ElementSource, EncodeJob, Error, Plugin, Result, Segment, Stage, StageData,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -7,8 +7,8 @@ use crate::dtype::Store;
 use crate::front::Quantized;
 use crate::tile::{MAX_BATCH, Scratch, Tile, TileScratch, most_escapes};
 use crate::{
-    ElementEncodeJob, ElementJob, ElementSink, ElementSource, ElementSpan, ElementWindow, Error, Escapes, KvView,
-    Plan, PlaneViewMut, Result, ResultExt,
+    ElementEncodeJob, ElementJob, ElementSink, ElementSource, ElementSpan, ElementWindow, Error, Escapes,
+    KvView, Plan, PlaneViewMut, Result, ResultExt,
 };
 
 impl Plan {
@@ -84,7 +84,9 @@ impl Plan {
         for plane in tile.planes.clone() {
             let cx = self.tile_cx(tile, plane, view.first_position() + first as u64);
             let cols = cx.plane.channels();
-            while let Some(index) = rest.first().map(|index| *index as usize - begin).filter(|i| *i < cols * tile.rows) {
+            while let Some(index) =
+                rest.first().map(|index| *index as usize - begin).filter(|i| *i < cols * tile.rows)
+            {
                 let row = index / cols;
                 let mut one = cx;
                 (one.first, one.rows, one.position) = (cx.first + row, 1, cx.position + row as u64);
@@ -146,7 +148,8 @@ impl Plan {
             job.result.at(|| tile.to_string())?;
             check(job.escaped, &scratch.escapes).at(|| tile.to_string())?;
             let planes = &mut planes[tile.planes.start - first_plane..];
-            Elements::patch(&self.front, tile, &scratch.escapes, planes, to, front).at(|| tile.to_string())?;
+            Elements::patch(&self.front, tile, &scratch.escapes, planes, to, front)
+                .at(|| tile.to_string())?;
         }
         Ok(())
     }

@@ -5,7 +5,8 @@ use std::ops::Range;
 use cacheg_core::{ElementEncodeJob, ElementSource, ElementSpan, Error, Result, Segment, SymbolBounds};
 
 use super::{
-    Ahead, BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
+    Ahead, BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work,
+    words_per_step,
 };
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER};
