@@ -343,6 +343,7 @@ impl Plan {
 
     /// Decodes tiles, at most [`batch`](Self::batch), into `planes`, of which the first is number `first_plane`, at
     /// row `to` + their first. Does not allocate once `scratch` has grown.
+    #[expect(clippy::too_many_arguments, reason = "what to decode, and where to")]
     pub(crate) fn decode_tiles(
         &self,
         tiles: &[(Tile, &[u8])],
@@ -546,7 +547,7 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let mut out = cache.view_mut();
     let mut result = Ok(());
     work("decode", &mut || {
-        result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch)
+        result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch);
     });
     result
 }

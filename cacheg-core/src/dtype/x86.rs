@@ -39,7 +39,7 @@ pub(super) fn narrow(
     portable: fn(&[f32], &mut [u8]),
 ) -> bool {
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
-        let lines = bytes.as_ptr().addr() % 64 == 0 && runs.len % 32 == 0;
+        let lines = bytes.as_ptr().addr().is_multiple_of(64) && runs.len.is_multiple_of(32);
         // SAFETY: the features are there, and whole lines if they are to go past the cache.
         unsafe {
             if lines && store == Store::Streaming {

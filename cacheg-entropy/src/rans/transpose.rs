@@ -202,7 +202,8 @@ pub(super) mod elements {
             window.begin + rows.saturating_sub(1) * window.stride + 2 * tables.len() <= window.bytes.len()
         );
         let begin = window.bytes.as_mut_ptr().wrapping_add(window.begin);
-        let streaming = window.streaming && begin.addr() % 64 == 0 && window.stride % 64 == 0;
+        let streaming =
+            window.streaming && begin.addr().is_multiple_of(64) && window.stride.is_multiple_of(64);
         let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(lane) * window.stride);
         // A symbol that no alphabet of up to 32 has, where there are no escapes.
         let needle = _mm256_set1_epi8(escape.unwrap_or(u8::MAX).cast_signed());
