@@ -221,7 +221,7 @@ pub(super) fn check_encoding(
             let bound = changes[tile].get(i % count).map_or(0, |bounds| bounds.0[usize::from(any % 32)]);
             // Keys are their own inverses.
             let near = element_key(bound.wrapping_add((any / 32 % 3) as i16 - 1).cast_unsigned());
-            *to = if any / 128 % 2 == 0 { any } else { near.cast_unsigned() }.to_le_bytes();
+            *to = if any & 128 == 0 { any } else { near.cast_unsigned() }.to_le_bytes();
         }
     }
     let symbols: Vec<(Vec<Segment>, Vec<u8>)> = tiles
