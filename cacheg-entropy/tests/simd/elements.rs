@@ -449,6 +449,31 @@ impl ElementSource for Wrong {
 }
 
 #[test]
+fn windows_that_are_too_short() {
+    let mut random = Random(14);
+    let alphabets = [Alphabet { size: 16, escape: true }];
+    let coders = Coders::of_planes(Scope::Channel, 1, &alphabets, 32, &mut random);
+    let tile = tile(&alphabets, &[65], 32, &mut random);
+    let stream = encode(&*coders.bounds[0].1, std::slice::from_ref(&tile)).remove(0);
+    for (_, bound) in vector(&coders) {
+        // The last row is just outside; so far away that it seems to be inside again.
+        for stride in [1, 64, 1 << (usize::BITS - 6), 1 << (usize::BITS - 1)] {
+            let panics =
+                |f: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+            let tables = [ElementTable([0; 32]); 32];
+            let mut jobs = [ElementJob::new(&tile.0, &stream, &tables)];
+            let decode =
+                &mut || bound.decode_elements(&mut jobs, &mut Wrong { stride }, &mut bound.scratch());
+            assert!(panics(decode), "decode, {stride}");
+            let (changes, mut out) = ([SymbolBounds([0; 32]); 32], vec![0; bound.max_len(&tile.0)]);
+            let mut jobs = [ElementEncodeJob::new(&tile.0, &changes, &mut out, Vec::new())];
+            let encode = &mut || bound.encode_elements(&mut jobs, &Wrong { stride }, &mut bound.scratch());
+            assert!(panics(encode), "encode, {stride}");
+        }
+    }
+}
+
+#[test]
 fn what_has_no_elements() {
     let mut random = Random(15);
     let refused = |bound: &dyn BoundCoder, segments: &[Segment], columns: usize, kind: ErrorKind| {
