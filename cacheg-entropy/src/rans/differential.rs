@@ -1,10 +1,13 @@
 //! All levels side by side, for tests and fuzzing.
 
+mod elements;
+
 use cacheg_core::{
     Alphabet, BindCx, BoundCoder, Coder, DecodeJob, Dtype, EncodeJob, Geometry, LayerGroup, Part, PartCx,
     Plane, Result, Role, Seen, Segment, Shape, Source, StageData, TileCx,
 };
 
+use self::elements::{Heads, check_decoding, check_encoding};
 use super::{Level, Rans, RansSettings};
 use crate::tables::Scope;
 
@@ -17,14 +20,20 @@ struct Case {
 }
 
 impl Case {
-    fn new(scope: Scope, contexts: u8, sizes: [u16; 2], cols: usize, training: [&[u8]; 2]) -> Result<Self> {
+    fn new(
+        scope: Scope,
+        contexts: u8,
+        alphabets: [Alphabet; 2],
+        cols: usize,
+        training: [&[u8]; 2],
+    ) -> Result<Self> {
         let settings = RansSettings { tables: scope, classes: 3, contexts, ..RansSettings::default() };
         let rans = Rans::new(settings)?;
         let shape = Some(Shape { heads: 1, head_dim: cols as u32, dtype: Dtype::F16 });
         let layer = LayerGroup { repeat: 1, key: shape, value: None, latent: None, rope: None };
         let planes: Vec<Plane> = Geometry::new([layer])?.planes().into_iter().take(1).collect();
         let mut part = Part::new(Role::Whole, cols);
-        part.alphabets.extend(sizes.map(|size| Alphabet { size, escape: false }));
+        part.alphabets.extend(alphabets);
         let parts = vec![vec![part]];
         let cx = BindCx::new(&planes, &parts, None, Source::Profile);
         let calibrator = rans.calibrator(&cx).ok_or_else(|| cacheg_core::Error::data("impossible tables"))?;
@@ -75,33 +84,35 @@ fn decode(
 }
 
 /// Makes tables, tiles and streams of the input and compares all levels: equal bytes, equal symbols of good
-/// streams and of bad ones, equal errors.
+/// streams and of bad ones, equal errors. The same for elements, where there are any.
 ///
 /// # Panics
 /// If levels differ, or symbols do not come back.
 pub fn differential(input: &[u8]) {
     let [scope, a, b, rows, cols, count, at, flip, rest @ ..] = input else { return };
     let contexts = if scope & 4 == 0 { 1 } else { 3 };
+    let (small, escape) = (scope & 8 != 0, scope & 16 != 0);
+    let heads = Heads::new(flip.rotate_left(4) ^ b);
     let scope = [Scope::One, Scope::Channel, Scope::Class, Scope::Layer][usize::from(*scope % 4)];
     // With contexts the first alphabet has some.
-    let most = if contexts == 1 { 255 } else { 31 };
-    let sizes = [2 + u16::from(*a) % most, 2 + u16::from(*b) % 255];
+    let most = [if contexts == 1 && !small { 255 } else { 31 }, if small { 31 } else { 255 }];
+    let sizes = [2 + u16::from(*a) % most[0], 2 + u16::from(*b) % most[1]];
+    let alphabets = sizes.map(|size| Alphabet { size, escape });
     let cols = 1 + usize::from(*cols) % 70;
     let symbol = |size: u16, i: usize| {
         let byte = rest.get(i % rest.len().max(1)).copied().unwrap_or(0);
         (u16::from(byte) % size) as u8
     };
     let training = sizes.map(|size| (0..cols * 8).map(|i| symbol(size, i)).collect::<Vec<u8>>());
-    let Ok(case) = Case::new(scope, contexts, sizes, cols, [&training[0], &training[1]]) else { return };
+    let Ok(case) = Case::new(scope, contexts, alphabets, cols, [&training[0], &training[1]]) else { return };
     let levels = Level::ALL.into_iter().filter(|level| level.is_available());
     let Ok(bounds) = levels.map(|level| case.bind(level)).collect::<Result<Vec<_>>>() else { return };
     let mut tiles = Vec::new();
     for tile in 0..1 + usize::from(*count) % 6 {
         // Often equal, sometimes not.
         let rows = if count & 0x80 == 0 { usize::from(*rows) } else { usize::from(*rows) * (tile + 1) % 151 };
-        let segments: Vec<Segment> = (0..2)
-            .map(|i| Segment::new(0, 0, i, rows, cols, Alphabet { size: sizes[i], escape: false }))
-            .collect();
+        let segments: Vec<Segment> =
+            (0..2).map(|i| Segment::new(0, 0, i, rows, cols, alphabets[i])).collect();
         let half = rows * cols;
         let symbols = (0..2 * half).map(|i| symbol(sizes[i / half.max(1) % 2], i * (tile + 1))).collect();
         tiles.push((segments, symbols));
@@ -116,6 +127,8 @@ pub fn differential(input: &[u8]) {
         let back = decode(&**bound, &tiles, &streams);
         assert!(back.iter().zip(&tiles).all(|(back, (_, symbols))| back.as_ref() == Ok(symbols)));
     }
+    check_decoding(&bounds, &tiles, &streams, heads);
+    check_encoding(&bounds, &tiles, rest, heads);
     let mut bad = streams;
     for (tile, stream) in bad.iter_mut().enumerate() {
         let at = usize::from(*at) * (tile + 1) * 7 % stream.len().max(1);
@@ -132,6 +145,7 @@ pub fn differential(input: &[u8]) {
     for other in all {
         assert_eq!(decoded, other);
     }
+    check_decoding(&bounds, &tiles, &bad, heads);
     // Symbols outside their alphabets.
     for (_, symbols) in &mut tiles {
         let len = symbols.len().max(1);

@@ -186,6 +186,12 @@ pub(super) mod elements {
     #[repr(C, align(64))]
     struct Tile([[u16; LANES]; WIDE]);
 
+    /// Whether rows of some columns are inside memory of this length, without any overflow on the way.
+    fn inside(len: usize, rows: usize, begin: usize, stride: usize, cols: usize) -> bool {
+        let last = rows.saturating_sub(1).checked_mul(stride).and_then(|last| last.checked_add(begin));
+        last.and_then(|last| last.checked_add(2 * cols)).is_some_and(|end| end <= len)
+    }
+
     /// The kernel. A step at a time: looked up column by column, then transposed in four groups of 8 lanes.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
     pub(in crate::rans) fn scatter(
@@ -198,11 +204,10 @@ pub(super) mod elements {
         let (groups, rest) = tables.as_chunks::<WIDE>();
         let steps = if rest.is_empty() { lanes.whole } else { 0 };
         let rows = lanes.row(LANES - 1) + lanes.whole;
-        assert!(
-            window.begin + rows.saturating_sub(1) * window.stride + 2 * tables.len() <= window.bytes.len()
-        );
+        assert!(inside(window.bytes.len(), rows, window.begin, window.stride, tables.len()));
         let begin = window.bytes.as_mut_ptr().wrapping_add(window.begin);
-        let streaming = window.streaming && begin.addr().is_multiple_of(64) && window.stride.is_multiple_of(64);
+        let streaming =
+            window.streaming && begin.addr().is_multiple_of(64) && window.stride.is_multiple_of(64);
         let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(lane) * window.stride);
         // A symbol that no alphabet of up to 32 has, where there are no escapes.
         let needle = _mm256_set1_epi8(escape.unwrap_or(u8::MAX).cast_signed());
@@ -296,7 +301,7 @@ pub(super) mod elements {
         let (groups, rest) = bounds.as_chunks::<WIDE>();
         let steps = if rest.is_empty() { lanes.whole } else { 0 };
         let rows = lanes.row(LANES - 1) + lanes.whole;
-        assert!(span.begin + rows.saturating_sub(1) * span.stride + 2 * bounds.len() <= span.bytes.len());
+        assert!(inside(span.bytes.len(), rows, span.begin, span.stride, bounds.len()));
         let begin = span.bytes.as_ptr().wrapping_add(span.begin);
         let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(LANES - 1 - lane) * span.stride);
         let top = _mm512_set1_epi16(i16::from(escape));

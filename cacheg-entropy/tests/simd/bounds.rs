@@ -17,7 +17,7 @@ use cacheg_entropy::Scope;
 use crate::coders::{Coders, Random, segment, symbols};
 
 /// Memory between two pages that cannot be touched.
-struct Guarded {
+pub(crate) struct Guarded {
     base: *mut u8,
     /// Bytes of all.
     all: usize,
@@ -31,7 +31,7 @@ struct Guarded {
 const PAGE: usize = 1 << 16;
 
 impl Guarded {
-    fn new(bytes: &[u8], at_end: bool) -> Self {
+    pub(crate) fn new(bytes: &[u8], at_end: bool) -> Self {
         let inner = bytes.len().next_multiple_of(PAGE);
         let all = inner + 2 * PAGE;
         // SAFETY: new memory that nobody knows; the part in the middle may be read and written.
@@ -49,10 +49,18 @@ impl Guarded {
         guarded
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
-        let offset = if self.at_end { self.all - PAGE - self.len } else { PAGE };
+    pub(crate) fn seen(&self) -> &[u8] {
         // SAFETY: inside the usable part.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(offset), self.len) }
+        unsafe { std::slice::from_raw_parts(self.begin(), self.len) }
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: inside the usable part.
+        unsafe { std::slice::from_raw_parts_mut(self.begin(), self.len) }
+    }
+
+    fn begin(&self) -> *mut u8 {
+        self.base.wrapping_add(if self.at_end { self.all - PAGE - self.len } else { PAGE })
     }
 }
 

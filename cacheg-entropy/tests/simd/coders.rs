@@ -46,19 +46,33 @@ pub(crate) struct Coders {
 impl Coders {
     /// Channels of all kinds of distributions.
     pub(crate) fn new(scope: Scope, contexts: u8, size: u16, cols: usize, random: &mut Random) -> Self {
+        Self::of_planes(scope, contexts, &[Alphabet { size, escape: false }], cols, random)
+    }
+
+    /// The same for several symbol planes.
+    pub(crate) fn of_planes(
+        scope: Scope,
+        contexts: u8,
+        alphabets: &[Alphabet],
+        cols: usize,
+        random: &mut Random,
+    ) -> Self {
         let rans = Rans::new(RansSettings { tables: scope, contexts, ..RansSettings::default() }).unwrap();
         let shape = Some(Shape { heads: 1, head_dim: cols as u32, dtype: Dtype::F16 });
         let layer = LayerGroup { repeat: 1, key: shape, value: None, latent: None, rope: None };
         let planes: Vec<Plane> = Geometry::new([layer]).unwrap().planes().into_iter().take(1).collect();
         let mut part = Part::new(Role::Whole, cols);
-        part.alphabets.push(Alphabet { size, escape: false });
+        part.alphabets.extend(alphabets);
         let parts = vec![vec![part]];
         let cx = BindCx::new(&planes, &parts, None, Source::Profile);
         let calibrator = rans.calibrator(&cx).unwrap();
         let mut accumulator = calibrator.accumulator(&planes[0]);
-        let symbols = symbols(random, size, 400, cols);
-        let part = PartCx::new(0, Role::Whole, 400, cols);
-        accumulator.observe(&TileCx::new(&planes[0], 0, 400, 0), &part, Seen::Symbols(0, &symbols)).unwrap();
+        for (plane, alphabet) in alphabets.iter().enumerate() {
+            let symbols = symbols(random, alphabet.size, 400, cols);
+            let part = PartCx::new(0, Role::Whole, 400, cols);
+            let seen = Seen::Symbols(plane, &symbols);
+            accumulator.observe(&TileCx::new(&planes[0], 0, 400, 0), &part, seen).unwrap();
+        }
         let data = calibrator.finish(vec![accumulator.finish().unwrap()]).unwrap();
         let cx = BindCx::new(&planes, &parts, Some(&data), Source::Profile);
         let levels = Level::ALL.into_iter().filter(|level| level.is_available());

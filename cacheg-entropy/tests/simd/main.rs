@@ -1,10 +1,13 @@
 //! Every level of `rans` against the scalar one: the same bytes, symbols and verdicts; and nothing outside buffers.
+//! Elements against symbols.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[cfg(unix)]
 mod bounds;
 mod coders;
+#[cfg(unix)]
+mod elements;
 
 use cacheg_entropy::Scope;
 use cacheg_entropy::rans::differential;
