@@ -187,6 +187,8 @@ pub(crate) struct TileScratch {
     pub(crate) stream: Vec<u8>,
     /// Numbers of symbols that are escapes.
     pub(crate) escaped: Vec<u32>,
+    /// The escapes of one row.
+    pub(crate) row_escapes: Escapes,
     pub(crate) sizes: Sizes,
 }
 

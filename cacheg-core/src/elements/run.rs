@@ -6,8 +6,8 @@ use super::{Bounds, Elements, check};
 use crate::front::{FrontScratch, Quantized};
 use crate::tile::{MAX_BATCH, Scratch, Tile, TileOut, TileScratch, most_escapes};
 use crate::{
-    ElementEncodeJob, ElementJob, ElementSink, ElementSource, ElementSpan, ElementWindow, Error, Escapes,
-    KvView, Plan, Result, ResultExt,
+    ElementEncodeJob, ElementJob, ElementSink, ElementSource, ElementSpan, ElementWindow, Error, KvView,
+    Plan, Result, ResultExt,
 };
 
 impl Plan {
@@ -75,7 +75,7 @@ impl Plan {
         front: &mut FrontScratch,
         scratch: &mut TileScratch,
     ) -> Result<()> {
-        let TileScratch { escaped, escapes, out, .. } = scratch;
+        let TileScratch { escaped, escapes, row_escapes, out, .. } = scratch;
         escapes.clear();
         escaped.sort_unstable();
         let mut rest = escaped.as_slice();
@@ -94,17 +94,18 @@ impl Plan {
                 }
                 let base = begin + row * cols;
                 let before = escapes.items().len();
+                row_escapes.clear();
                 let mut quantized = Quantized {
                     symbols: &mut out[..cols],
                     symbols_done: 0,
                     side: &mut [],
                     side_done: 0,
-                    escapes: &mut Escapes::default(),
+                    escapes: &mut *row_escapes,
                 };
                 self.front
                     .quantize(view, &one, first + one.first, front, &mut quantized)
                     .at(|| format!("tensor `{}`", cx.plane.name()))?;
-                for (index, value) in quantized.escapes.items() {
+                for (index, value) in row_escapes.items() {
                     escapes.push(base as u32 + index, *value);
                 }
                 let found = escapes.items()[before..].iter().map(|(index, _)| index);
