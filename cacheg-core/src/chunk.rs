@@ -18,8 +18,7 @@ use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result,
-    Source,
+    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, Source,
 };
 
 const MAGIC: [u8; 4] = *b"CGKC";

@@ -371,7 +371,8 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state
         };
-        let odd = [f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY, -65_520.0, 65_519.9, 1e30, 3e-8, -0.0];
+        let odd =
+            [f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY, -65_520.0, 65_519.9, 1e30, 3e-8, -0.0];
         for dtype in Dtype::ALL {
             for len in (0..70).chain([128, 200]) {
                 let runs = Runs { count: 3, len, stride: len + len % 3 };

@@ -32,13 +32,15 @@ impl Elements {
             let alphabet = front.alphabet(plane)?;
             let cols = plane.channels();
             let symbols = usize::from(alphabet.size) - usize::from(alphabet.escape);
-            let rows: Vec<u8> = (0..symbols).flat_map(|symbol| std::iter::repeat_n(symbol as u8, cols)).collect();
+            let rows: Vec<u8> =
+                (0..symbols).flat_map(|symbol| std::iter::repeat_n(symbol as u8, cols)).collect();
             front.reserve(symbols, &mut scratch);
             let begin = new.tables.len();
             new.tables.resize(begin + cols, ElementTable([NONE; 32]));
             let tables = &mut new.tables[begin..];
             let escapes = Escapes::default();
-            let mut from = Coded { symbols: &rows, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
+            let mut from =
+                Coded { symbols: &rows, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
             let mut bytes = Vec::new();
             let mut give = |first: usize, _: usize, values: &[f32]| {
                 bytes.resize(2 * values.len(), 0);
@@ -80,7 +82,8 @@ impl Elements {
                 number += 1;
                 plane = &front.planes()[number];
             }
-            let (row, channel) = ((*index as usize - begin) / plane.channels(), (*index as usize - begin) % plane.channels());
+            let (row, channel) =
+                ((*index as usize - begin) / plane.channels(), (*index as usize - begin) % plane.channels());
             let element = planes[number - tile.planes.start].element(to + tile.first + row, channel);
             if *element != NONE.to_le_bytes() {
                 return Err(Error::corrupt("an escaped value without its symbol").at(plane.name()));

@@ -45,7 +45,14 @@ pub(crate) struct FrontScratch {
 impl Front {
     pub(crate) fn new(geometry: &Geometry) -> Self {
         let planes = geometry.planes();
-        Self { planes, parts: Vec::new(), transforms: Vec::new(), quantizer: None, row_multiple: 1, pieces: false }
+        Self {
+            planes,
+            parts: Vec::new(),
+            transforms: Vec::new(),
+            quantizer: None,
+            row_multiple: 1,
+            pieces: false,
+        }
     }
 
     pub(crate) fn planes(&self) -> &[Plane] {
@@ -178,9 +185,10 @@ impl Front {
         escapes.push(channel as u32, value);
         let mut from = Coded { symbols: &row, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
         let mut got = 0.0;
-        let result = self.dequantize(&TileCx::new(plane, 0, 1, 0), scratch, &mut from, &mut |_, _, values| {
-            got = values[channel];
-        });
+        let result =
+            self.dequantize(&TileCx::new(plane, 0, 1, 0), scratch, &mut from, &mut |_, _, values| {
+                got = values[channel];
+            });
         (scratch.row, scratch.escapes) = (row, escapes);
         result.map(|()| got)
     }
@@ -344,7 +352,8 @@ impl Front {
             let own = place.take(self, quantizer, tile.plane, &whole, &cx, before, alphabets.len());
             let side = &mut out.side[own.side];
             let apart = own.first.len() != own.all;
-            let symbols = if apart { &mut scratch.symbols[..own.all] } else { &mut out.symbols[own.first.clone()] };
+            let symbols =
+                if apart { &mut scratch.symbols[..own.all] } else { &mut out.symbols[own.first.clone()] };
             let escapes_from = out.escapes.items().len();
             let part = matrix(&scratch.parts[cx.index][..values], cx.rows, cx.cols);
             let base = own.first.start as u32;
@@ -477,14 +486,19 @@ impl Place {
         before: usize,
         alphabets: usize,
     ) -> Own {
-        let rows = |tokens| front.transforms.last().map_or(tokens, |last| last.part_rows(piece.index, tokens));
+        let rows =
+            |tokens| front.transforms.last().map_or(tokens, |last| last.part_rows(piece.index, tokens));
         let before = if before == 0 { 0 } else { rows(before) };
         let side_len = |rows| quantizer.side_len(plane, &PartCx { rows, ..*piece });
         let (own_side, side_before) = (side_len(piece.rows), if before == 0 { 0 } else { side_len(before) });
         let all = piece.rows * piece.cols * alphabets;
         let first = self.symbols + before * piece.cols;
         let len = if piece.rows == whole.rows { all } else { piece.rows * piece.cols };
-        let own = Own { first: first..first + len, all, side: self.side + side_before..self.side + side_before + own_side };
+        let own = Own {
+            first: first..first + len,
+            all,
+            side: self.side + side_before..self.side + side_before + own_side,
+        };
         self.symbols += whole.rows * whole.cols * alphabets;
         self.side += side_len(whole.rows);
         own

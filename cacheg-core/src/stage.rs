@@ -574,7 +574,13 @@ pub struct ElementWindow<'a> {
 
 impl<'a> ElementWindow<'a> {
     /// A window; all of its rows must be inside `bytes`.
-    pub fn new(cols: Range<usize>, bytes: &'a mut [u8], begin: usize, stride: usize, streaming: bool) -> Self {
+    pub fn new(
+        cols: Range<usize>,
+        bytes: &'a mut [u8],
+        begin: usize,
+        stride: usize,
+        streaming: bool,
+    ) -> Self {
         Self { cols, bytes, begin, stride, streaming }
     }
 }

@@ -7,8 +7,8 @@ use crate::elements::{self, Elements};
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
-    CoderScratch, DecodeJob, ElementJob, ElementSink, ElementWindow, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
-    TileCx,
+    CoderScratch, DecodeJob, ElementJob, ElementSink, ElementWindow, EncodeJob, Error, Escapes, KvView,
+    Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment, TileCx,
 };
 
 /// Values that a tile should have: enough that a stream's 128 bytes of final states do not count, few enough
@@ -42,7 +42,13 @@ pub(crate) struct Tile {
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { planes, first, rows } = self;
-        write!(f, "tile of planes {} to {}, tokens {first} to {}", planes.start, planes.end - 1, first + rows - 1)
+        write!(
+            f,
+            "tile of planes {} to {}, tokens {first} to {}",
+            planes.start,
+            planes.end - 1,
+            first + rows - 1
+        )
     }
 }
 
@@ -385,7 +391,8 @@ impl Plan {
             job.result.at(|| tile.to_string())?;
             elements::check(job.escaped, &scratch.escapes).at(|| tile.to_string())?;
             let planes = &mut planes[tile.planes.start - first_plane..];
-            Elements::patch(&self.front, tile, &scratch.escapes, planes, to, front).at(|| tile.to_string())?;
+            Elements::patch(&self.front, tile, &scratch.escapes, planes, to, front)
+                .at(|| tile.to_string())?;
         }
         Ok(())
     }
@@ -568,6 +575,8 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
     let mut out = cache.view_mut();
     let mut result = Ok(());
-    work("decode", &mut || result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch));
+    work("decode", &mut || {
+        result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch)
+    });
     result
 }

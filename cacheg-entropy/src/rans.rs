@@ -75,8 +75,8 @@ mod transpose;
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementJob, ElementSink, EncodeJob, Error, Plugin, Result,
-    Segment, Stage, StageData,
+    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementJob, ElementSink,
+    EncodeJob, Error, Plugin, Result, Segment, Stage, StageData,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

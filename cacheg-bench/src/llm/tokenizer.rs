@@ -51,7 +51,9 @@ impl Tokenizer {
                 )));
             }
             None => {
-                return Err(Error::data("no tokenizer in the metadata; put a tokenizer.json beside the file"));
+                return Err(Error::data(
+                    "no tokenizer in the metadata; put a tokenizer.json beside the file",
+                ));
             }
         }
         let tokens = texts(gguf, "tokenizer.ggml.tokens")?;

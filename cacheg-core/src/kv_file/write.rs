@@ -74,7 +74,8 @@ fn header(
     let mut start = 0;
     // Before the planes: nothing is wider than f32, so that all tensors are aligned.
     for tensor in extra {
-        if tensor.shape.iter().try_fold(1, |n: usize, axis| n.checked_mul(*axis)) != Some(tensor.values.len()) {
+        if tensor.shape.iter().try_fold(1, |n: usize, axis| n.checked_mul(*axis)) != Some(tensor.values.len())
+        {
             let count = tensor.values.len();
             return Err(Error::data(format!("{count} values for shape {:?}", tensor.shape)).at(tensor.name));
         }

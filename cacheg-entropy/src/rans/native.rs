@@ -15,10 +15,10 @@ use std::ops::Range;
 
 use cacheg_core::{CoderScratch, ElementTable, ElementWindow};
 
-use super::{Mode, elements};
 use super::lanes::Lanes;
 use super::stream::{LANES, Words};
 use super::table::{DecodeTable, EncodeTable};
+use super::{Mode, elements};
 use crate::tables::{CONTEXT_TABLES, Limits};
 
 /// [`Mode`]s as kernels are compiled for them.

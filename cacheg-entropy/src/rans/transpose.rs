@@ -198,7 +198,9 @@ pub(super) mod elements {
         let (groups, rest) = tables.as_chunks::<WIDE>();
         let steps = if rest.is_empty() { lanes.whole } else { 0 };
         let rows = lanes.row(LANES - 1) + lanes.whole;
-        assert!(window.begin + rows.saturating_sub(1) * window.stride + 2 * tables.len() <= window.bytes.len());
+        assert!(
+            window.begin + rows.saturating_sub(1) * window.stride + 2 * tables.len() <= window.bytes.len()
+        );
         let begin = window.bytes.as_mut_ptr().wrapping_add(window.begin);
         let streaming = window.streaming && begin.addr() % 64 == 0 && window.stride % 64 == 0;
         let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(lane) * window.stride);
