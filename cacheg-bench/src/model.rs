@@ -1,5 +1,7 @@
 //! `cacheg-bench model`: fetching a language model, showing one.
 
+mod read;
+
 use std::path::PathBuf;
 
 use cacheg::Result;
@@ -25,12 +27,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Let a model read texts: perplexity, speed, and how it would go on
+    Read(read::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Get { name } => get(name),
         Command::Show { model, json } => show(model.as_deref(), *json),
+        Command::Read(args) => read::run(args),
     }
 }
 

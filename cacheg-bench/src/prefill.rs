@@ -108,7 +108,7 @@ fn cut<'a>(ids: &'a [u32], args: &Args) -> Result<(&'a [u32], &'a [u32])> {
 }
 
 /// Runs with a bar that a [`Progress`] moves.
-fn with_bar<T>(what: &'static str, work: impl FnOnce(Progress<'_>) -> Result<T>) -> Result<T> {
+pub(crate) fn with_bar<T>(what: &'static str, work: impl FnOnce(Progress<'_>) -> Result<T>) -> Result<T> {
     let bar = progress(1, what);
     let done = work(&|done, all| {
         bar.set_length(all as u64);

@@ -44,7 +44,7 @@ mod weights;
 
 pub use fetch::{FETCHABLE, Fetched, cache_folder, fetch, resolve};
 pub use hyper::Hyper;
-pub use model::{Model, Progress, Step, argmax};
+pub use model::{Model, Progress, Step, argmax, log_sum_exp};
 pub use observe::{AttentionBlock, Observer, Statistics};
 pub use state::KvState;
 pub use tokenizer::Tokenizer;

@@ -5,6 +5,7 @@ use std::path::Path;
 use cacheg::core::{Kind, ResultExt};
 use cacheg::{Error, Geometry, KvView, Result};
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::attention::Attend;
 use super::candle::computing;
@@ -312,6 +313,20 @@ impl Model {
         run().map_err(computing)
     }
 
+    /// Natural logarithm of the probability that each row of `hidden` gives the token at its place in `next`; as many
+    /// as the shorter of both has.
+    ///
+    /// # Errors
+    /// As [`Model::logits`]; if a token is not in the vocabulary.
+    pub fn log_likelihoods(&self, hidden: &Tensor, next: &[u32]) -> Result<Vec<f64>> {
+        let logits = self.logits(hidden)?.to_vec2::<f32>().map_err(computing)?;
+        let one = |(row, token): (&Vec<f32>, &u32)| {
+            let at = row.get(*token as usize).ok_or_else(|| Error::data(format!("token {token}")))?;
+            Ok(f64::from(*at) - log_sum_exp(row))
+        };
+        logits.par_iter().zip(next).map(one).collect()
+    }
+
     /// The most likely tokens one after the other: those that follow a text of which `last` is the last token's row.
     /// `kv` gets all of them but the last.
     ///
@@ -340,6 +355,13 @@ impl Model {
         let found = self.layers.get(layer).ok_or_else(|| Error::data(format!("no layer {layer}")))?;
         found.attention_output.weight().map_err(computing)
     }
+}
+
+/// Logarithm of the sum of exponentials, by which logits become logarithms of probabilities.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+    f64::from(max) + sum.ln()
 }
 
 /// Index of the largest; the first of equals.

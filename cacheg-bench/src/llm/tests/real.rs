@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use cacheg::core::{Dtype, LayerGroup, Shape};
-use cacheg::{Geometry, KvFile, KvView, Limits};
-use candle_core::Tensor;
+use cacheg::core::Dtype;
+use cacheg::{KvFile, KvView, Limits};
 
+use super::{bits, with_dtype};
 use crate::llm::{KvState, Model, Statistics, Step, Tokenizer, resolve};
 
 struct Real {
@@ -90,18 +90,6 @@ fn keys_and_values_are_those_of_another_implementation() {
             assert!(worst.0 < bound, "{}: {}", worst.1, worst.0);
         }
     }
-}
-
-fn with_dtype(geometry: &Geometry, dtype: Dtype) -> Geometry {
-    Geometry::new(geometry.groups().iter().map(|group| {
-        let change = |shape: Option<Shape>| shape.map(|shape| Shape { dtype, ..shape });
-        LayerGroup { key: change(group.key), value: change(group.value), ..*group }
-    }))
-    .unwrap()
-}
-
-fn bits(hidden: &Tensor) -> Vec<u32> {
-    hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 #[test]
