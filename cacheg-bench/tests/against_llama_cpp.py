@@ -76,6 +76,8 @@ def main():
             writer.eval(ids)
             theirs = len(ids) / (time.perf_counter() - start)
             speeds.append((theirs, ours(args, [text], 0)[0]["prefill_tokens_s"]))
+    if not speeds:
+        return
     medians = [statistics.median(column) for column in zip(*speeds)]
     ratio = statistics.median(b / a for a, b in speeds)
     print(f"prefill, {args.threads} threads: {medians[0]:.0f} tokens/s here, {medians[1]:.0f} ours, median ratio {ratio:.2f}")

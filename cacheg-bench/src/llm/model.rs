@@ -30,8 +30,8 @@ pub struct Model {
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
-    /// Unless the embedding serves.
-    output: Option<Linear>,
+    /// The embedding again, or a matrix of its own.
+    output: Linear,
 }
 
 struct Layer {
@@ -80,11 +80,11 @@ impl Model {
         let norm = weights::required(weights, &hyper, None, Part::OutputNorm, &[hidden])?;
         let name = weights::Name { layer: None, part: Part::Output, bias: false };
         let output = weights.take(&name, &hyper)?;
-        let output = output.map(|output| {
-            let output = weights::check(&name, &output, &[vocabulary, hidden])?;
-            Linear::new(&[output], &[None])
-        });
-        let output = output.transpose()?;
+        let output = match output {
+            Some(output) => weights::check(&name, &output, &[vocabulary, hidden])?,
+            None => embedding.clone(),
+        };
+        let output = Linear::new(&[output], &[None])?;
         let mut layers = Vec::new();
         for layer in 0..hyper.layers {
             progress(layer, hyper.layers);
@@ -303,14 +303,7 @@ impl Model {
     /// # Errors
     /// If `hidden` is not such rows.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let run = || match &self.output {
-            Some(output) => output.forward(hidden),
-            None if hidden.dim(0)? == 1 => {
-                Tensor::cat(&[hidden, hidden], 0)?.matmul(&self.embedding.t()?)?.narrow(0, 0, 1)
-            }
-            None => hidden.matmul(&self.embedding.t()?),
-        };
-        run().map_err(computing)
+        self.output.forward(hidden).map_err(computing)
     }
 
     /// Natural logarithm of the probability that each row of `hidden` gives the token at its place in `next`; as many
@@ -327,21 +320,29 @@ impl Model {
         logits.par_iter().zip(next).map(one).collect()
     }
 
-    /// The most likely tokens one after the other: those that follow a text of which `last` is the last token's row.
-    /// `kv` gets all of them but the last.
+    /// The most likely tokens one after the other, for several texts at a time, as the weights are read once for all
+    /// of them. `last` is the row of each text's last token, `[1, hidden]`; each of `kv` gets all of its new tokens
+    /// but the last.
     ///
     /// # Errors
-    /// As [`Model::forward`].
-    pub fn greedy(&self, last: &Tensor, kv: &mut KvState, tokens: usize) -> Result<Vec<u32>> {
-        let mut out = Vec::new();
-        let mut last = last.clone();
-        while out.len() < tokens {
-            let logits =
-                self.logits(&last)?.flatten_all().and_then(|x| x.to_vec1::<f32>()).map_err(computing)?;
-            let token = argmax(&logits);
-            out.push(token);
-            if out.len() < tokens {
-                last = self.forward(&[token], kv)?;
+    /// As [`Model::forward`]; if there are not as many rows as caches.
+    pub fn greedy(&self, last: &[Tensor], kv: &mut [&mut KvState], tokens: usize) -> Result<Vec<Vec<u32>>> {
+        if last.len() != kv.len() {
+            return Err(Error::data(format!("{} rows for {} caches", last.len(), kv.len())));
+        }
+        let mut out = vec![Vec::with_capacity(tokens); kv.len()];
+        let mut last = last.to_vec();
+        for _ in 0..tokens {
+            let rows = Tensor::cat(&last, 0).map_err(computing)?;
+            let logits = self.logits(&rows)?.to_vec2::<f32>().map_err(computing)?;
+            out.iter_mut().zip(&logits).for_each(|(out, logits)| out.push(argmax(logits)));
+            if out.first().is_some_and(|out| out.len() < tokens) {
+                let mut steps: Vec<Step<'_>> = kv
+                    .iter_mut()
+                    .zip(&out)
+                    .map(|(kv, out)| Step { tokens: &out[out.len() - 1..], kv })
+                    .collect();
+                last = self.forward_steps(&mut steps, None)?;
             }
         }
         Ok(out)

@@ -71,7 +71,7 @@ fn one(model: &Model, tokenizer: &Tokenizer, path: &Path, args: &Args) -> Result
     let last = model.prefill(&ids, &mut kv, None, &|_, _| ())?;
     let prefill = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let greedy = model.greedy(&last, &mut kv, args.greedy)?;
+    let greedy = model.greedy(&[last], &mut [&mut kv], args.greedy)?.pop().unwrap_or_default();
     let going_on = start.elapsed().as_secs_f64();
     let mut row = json!({
         "name": path.display().to_string(),

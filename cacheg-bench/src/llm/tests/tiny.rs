@@ -93,16 +93,22 @@ fn chunks_and_batches_change_no_bit() {
 fn greedy_text_goes_on_where_the_cache_ends() {
     let model = Model::open(&tiny("tiny.gguf"), &|_, _| ()).unwrap();
     let tokens = expected("gguf").tokens;
-    let mut kv = KvState::new(model.geometry());
-    let last = model.prefill(&tokens, &mut kv, None, &|_, _| ()).unwrap();
-    let text = model.greedy(&last, &mut kv, 5).unwrap();
-    assert_eq!(kv.tokens(), 304);
+    let prefill = |tokens: &[u32]| {
+        let mut kv = KvState::new(model.geometry());
+        let last = model.prefill(tokens, &mut kv, None, &|_, _| ()).unwrap();
+        (last, kv)
+    };
+    let ((a, mut kv_a), (b, mut kv_b)) = (prefill(&tokens), prefill(&tokens[..50]));
+    let texts = model.greedy(&[a.clone(), b], &mut [&mut kv_a, &mut kv_b], 5).unwrap();
+    assert_eq!((kv_a.tokens(), kv_b.tokens()), (304, 54));
+    assert!(model.greedy(&[a], &mut [], 1).is_err());
     // The same by hand: the likeliest token of everything so far, from scratch.
-    let mut all = tokens;
-    for token in text {
-        let last = model.prefill(&all, &mut KvState::new(model.geometry()), None, &|_, _| ()).unwrap();
-        assert_eq!(crate::llm::argmax(&floats(&model.logits(&last).unwrap())), token);
-        all.push(token);
+    for (mut all, text) in [(tokens.clone(), &texts[0]), (tokens[..50].to_vec(), &texts[1])] {
+        for token in text {
+            let logits = floats(&model.logits(&prefill(&all).0).unwrap());
+            assert_eq!(crate::llm::argmax(&logits), *token);
+            all.push(*token);
+        }
     }
 }
 
