@@ -18,7 +18,8 @@ use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, Source,
+    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result,
+    Source,
 };
 
 const MAGIC: [u8; 4] = *b"CGKC";
@@ -164,11 +165,13 @@ impl Encoder {
                 (first..layout.tiles().min(first + batch)).map(|index| layout.tile(index)).collect();
             plan.with_scratch(&layout, |scratch| {
                 let mut coded = Vec::with_capacity(tiles.len());
-                plan.encode_tiles(view, range.start, &tiles, scratch, |tile, from| {
-                    let mut bytes = Vec::with_capacity(from.len() + padding(from.len()));
-                    bytes.extend(from);
-                    bytes.resize(bytes.len() + padding(from.len()), 0);
-                    coded.push((from.len() as u32, bytes));
+                plan.encode_tiles(view, range.start, &tiles, scratch, &mut |tile, [before, stream]| {
+                    let len = before.len() + stream.len();
+                    let mut bytes = Vec::with_capacity(len + padding(len));
+                    bytes.extend(before);
+                    bytes.extend(stream);
+                    bytes.resize(len + padding(len), 0);
+                    coded.push((len as u32, bytes));
                     progress(values(plan, tile));
                 })?;
                 Ok(coded)

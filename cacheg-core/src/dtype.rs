@@ -54,6 +54,29 @@ impl Dtype {
         }
     }
 
+    /// Infinity, of types with 16 bits.
+    pub(crate) const fn infinity(self) -> Option<u16> {
+        match self {
+            Self::F16 => Some(0x7c00),
+            Self::Bf16 => Some(0x7f80),
+            Self::F32 | Self::F8E4m3 | Self::F8E5m2 => None,
+        }
+    }
+
+    /// The value of an element of a type with 16 bits.
+    pub(crate) fn value(self, element: u16) -> f32 {
+        let mut value = [0.0];
+        self.widen(&element.to_le_bytes(), &mut value);
+        value[0]
+    }
+
+    /// The element nearest to a value, of a type with 16 bits.
+    pub(crate) fn element(self, value: f32) -> u16 {
+        let mut element = [0; 2];
+        self.narrow(&[value], &mut element);
+        u16::from_le_bytes(element)
+    }
+
     /// Bits of one element.
     pub const fn bits(self) -> usize {
         self.size() * 8
@@ -371,8 +394,7 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state
         };
-        let odd =
-            [f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY, -65_520.0, 65_519.9, 1e30, 3e-8, -0.0];
+        let odd = [f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY, -65_520.0, 65_519.9, 1e30, 3e-8, -0.0];
         for dtype in Dtype::ALL {
             for len in (0..70).chain([128, 200]) {
                 let runs = Runs { count: 3, len, stride: len + len % 3 };

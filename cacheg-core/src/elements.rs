@@ -2,10 +2,12 @@
 //! elements up and no other stage runs at all. What the tables hold is what the stages made of each symbol, so that
 //! results are theirs, bit for bit.
 
+mod run;
+
 use crate::dtype::{Store, fence};
 use crate::front::{Coded, Front, FrontScratch};
 use crate::tile::Tile;
-use crate::{ElementTable, Error, Escapes, PlaneViewMut, Result, TileCx};
+use crate::{ElementTable, Error, Escapes, Plane, PlaneViewMut, Result, SymbolBounds, TileCx, element_key};
 
 /// Stands for an escape, and for symbols that do not exist: a NaN, which no table holds otherwise.
 const NONE: u16 = 0x7fff;
@@ -32,15 +34,13 @@ impl Elements {
             let alphabet = front.alphabet(plane)?;
             let cols = plane.channels();
             let symbols = usize::from(alphabet.size) - usize::from(alphabet.escape);
-            let rows: Vec<u8> =
-                (0..symbols).flat_map(|symbol| std::iter::repeat_n(symbol as u8, cols)).collect();
+            let rows: Vec<u8> = (0..symbols).flat_map(|symbol| std::iter::repeat_n(symbol as u8, cols)).collect();
             front.reserve(symbols, &mut scratch);
             let begin = new.tables.len();
             new.tables.resize(begin + cols, ElementTable([NONE; 32]));
             let tables = &mut new.tables[begin..];
             let escapes = Escapes::default();
-            let mut from =
-                Coded { symbols: &rows, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
+            let mut from = Coded { symbols: &rows, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
             let mut bytes = Vec::new();
             let mut give = |first: usize, _: usize, values: &[f32]| {
                 bytes.resize(2 * values.len(), 0);
@@ -82,8 +82,7 @@ impl Elements {
                 number += 1;
                 plane = &front.planes()[number];
             }
-            let (row, channel) =
-                ((*index as usize - begin) / plane.channels(), (*index as usize - begin) % plane.channels());
+            let (row, channel) = ((*index as usize - begin) / plane.channels(), (*index as usize - begin) % plane.channels());
             let element = planes[number - tile.planes.start].element(to + tile.first + row, channel);
             if *element != NONE.to_le_bytes() {
                 return Err(Error::corrupt("an escaped value without its symbol").at(plane.name()));
@@ -93,6 +92,77 @@ impl Elements {
         }
         Ok(())
     }
+}
+
+/// Where symbols change, for coders that take elements.
+pub(crate) struct Bounds {
+    /// One for each channel, planes one after the other.
+    bounds: Vec<SymbolBounds>,
+    /// The first channel of each plane.
+    first: Vec<usize>,
+}
+
+impl Bounds {
+    /// Searches for them by running the stages on elements; `None` if that cannot be done.
+    pub(crate) fn new(front: &Front, elements: &Elements) -> Option<Self> {
+        let mut new = Self { bounds: Vec::new(), first: elements.first.clone() };
+        let mut scratch = FrontScratch::default();
+        for plane in front.planes() {
+            let alphabet = front.alphabet(plane).filter(|alphabet| alphabet.escape)?;
+            let known = usize::from(alphabet.size) - 1;
+            let tables = &elements.tables[elements.first[plane.index]..elements.first[plane.index + 1]];
+            new.bounds.extend(bounds_of(front, plane, known, tables, &mut scratch)?);
+        }
+        Some(new)
+    }
+
+    /// Those of a tile's channels.
+    pub(crate) fn of(&self, tile: &Tile) -> &[SymbolBounds] {
+        &self.bounds[self.first[tile.planes.start]..self.first[tile.planes.end]]
+    }
+}
+
+/// Bisects all bounds of a plane's channels at a time. `known` symbols are no escapes.
+fn bounds_of(
+    front: &Front,
+    plane: &Plane,
+    known: usize,
+    tables: &[ElementTable],
+    scratch: &mut FrontScratch,
+) -> Option<Vec<SymbolBounds>> {
+    let (cols, dtype) = (tables.len(), plane.shape.dtype);
+    let infinity = element_key(dtype.infinity()?);
+    let key = |symbol: usize, col: usize| i32::from(element_key(tables[col].0[symbol]));
+    // Bound `k` of a channel is in `low + 1 ..= high`; far from all values lie escapes and nothing else.
+    let ends: Vec<(i32, i32)> = (0..cols)
+        .map(|col| {
+            let value = |symbol: usize| dtype.value(tables[col].0[symbol]);
+            let (first, last) = (value(0), value(known - 1));
+            let margin = (last - first).abs() + 2.0 * (value(1.min(known - 1)) - first).abs() + f32::MIN_POSITIVE;
+            let end = |x: f32| i32::from(element_key(dtype.element(x)));
+            (end(first - margin), end(last + margin))
+        })
+        .collect();
+    let mut low: Vec<i32> = (0..=known).flat_map(|_| ends.iter().map(|end| end.0)).collect();
+    let mut high: Vec<i32> = (0..=known).flat_map(|_| ends.iter().map(|end| end.1)).collect();
+    let (mut values, mut symbols) = (vec![0.0; low.len()], vec![0; low.len()]);
+    while low.iter().zip(&high).any(|(low, high)| high - low > 1) {
+        let middle = |at: usize| (low[at] + high[at]).div_euclid(2);
+        for (at, value) in values.iter_mut().enumerate() {
+            // Keys are their own inverses.
+            *value = dtype.value(element_key(middle(at) as u16).cast_unsigned());
+        }
+        front.symbols_of(plane, &values, scratch, &mut symbols).ok()?;
+        for (at, symbol) in symbols.iter().enumerate() {
+            let (k, col, middle) = (at / cols, at % cols, (low[at] + high[at]).div_euclid(2));
+            let symbol = usize::from(*symbol);
+            // Above bound `k` is symbol `k`, and above the last one an escape.
+            let above = if symbol == known { middle > key(known / 2, col) } else { symbol >= k };
+            *(if above { &mut high[at] } else { &mut low[at] }) = middle;
+        }
+    }
+    let bound = |k: usize, col: usize| if k > known { i16::MAX } else { (high[k * cols + col] as i16).min(infinity) };
+    Some((0..cols).map(|col| SymbolBounds(std::array::from_fn(|k| bound(k, col)))).collect())
 }
 
 /// Checks that there are as many escapes as escaped symbols.

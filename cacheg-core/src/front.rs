@@ -45,14 +45,7 @@ pub(crate) struct FrontScratch {
 impl Front {
     pub(crate) fn new(geometry: &Geometry) -> Self {
         let planes = geometry.planes();
-        Self {
-            planes,
-            parts: Vec::new(),
-            transforms: Vec::new(),
-            quantizer: None,
-            row_multiple: 1,
-            pieces: false,
-        }
+        Self { planes, parts: Vec::new(), transforms: Vec::new(), quantizer: None, row_multiple: 1, pieces: false }
     }
 
     pub(crate) fn planes(&self) -> &[Plane] {
@@ -119,7 +112,10 @@ impl Front {
             let mut escaping = parts.iter().filter(|part| escapes(part));
             escaping.next().is_none_or(|part| part.alphabets.len() == 1) && escaping.next().is_none()
         };
+        // A quantizer's groups of rows are rows of its parts, which are not the tile's if there are several.
+        let same_rows = quantizer.row_multiple() == 1 || self.parts.iter().all(|parts| parts.len() == 1);
         self.pieces = quantizer.independent_rows()
+            && same_rows
             && self.transforms.iter().all(|transform| transform.independent_rows())
             && self.parts.iter().all(in_order);
         self.quantizer = Some(quantizer);
@@ -167,6 +163,31 @@ impl Front {
         }
     }
 
+    /// The symbols of values, of a pointwise pipeline; escapes are left out.
+    pub(crate) fn symbols_of(
+        &self,
+        plane: &Plane,
+        values: &[f32],
+        scratch: &mut FrontScratch,
+        symbols: &mut [u8],
+    ) -> Result<()> {
+        let cols = plane.channels();
+        for (values, symbols) in values.chunks(PIECE_VALUES / cols * cols).zip(symbols.chunks_mut(PIECE_VALUES / cols * cols)) {
+            let rows = values.len() / cols;
+            let tile = TileCx::new(plane, 0, rows, 0);
+            self.reserve_rows(plane, rows, scratch);
+            scratch.x[..values.len()].copy_from_slice(values);
+            self.transform(&tile, self.transforms.len().saturating_sub(1), scratch)?;
+            let cx = PartCx::new(0, Role::Whole, rows, cols);
+            self.forward_part(&tile, &cx, scratch)?;
+            scratch.escapes.clear();
+            let part = matrix(&scratch.parts[0][..values.len()], rows, cols);
+            let quantizer = self.quantizer()?;
+            quantizer.quantize(&tile, &cx, part, symbols, &mut [], &mut scratch.escapes.writer(0))?;
+        }
+        Ok(())
+    }
+
     /// The value of an escape, of a pointwise pipeline.
     pub(crate) fn escaped(
         &self,
@@ -185,10 +206,9 @@ impl Front {
         escapes.push(channel as u32, value);
         let mut from = Coded { symbols: &row, symbols_done: 0, side: &[], side_done: 0, escapes: &escapes };
         let mut got = 0.0;
-        let result =
-            self.dequantize(&TileCx::new(plane, 0, 1, 0), scratch, &mut from, &mut |_, _, values| {
-                got = values[channel];
-            });
+        let result = self.dequantize(&TileCx::new(plane, 0, 1, 0), scratch, &mut from, &mut |_, _, values| {
+            got = values[channel];
+        });
         (scratch.row, scratch.escapes) = (row, escapes);
         result.map(|()| got)
     }
@@ -255,6 +275,13 @@ impl Front {
         if !finite && !self.exact() {
             check_finite(plane, token, &scratch.x[..len])?;
         }
+        self.transform(tile, count, scratch)
+    }
+
+    /// Runs the first `count` transforms on `scratch.x`.
+    fn transform(&self, tile: &TileCx<'_>, count: usize, scratch: &mut FrontScratch) -> Result<()> {
+        let (rows, cols) = (tile.rows, tile.plane.channels());
+        let len = rows * cols;
         for transform in &self.transforms[..count] {
             let (x, y) =
                 (matrix(&scratch.x[..len], rows, cols), matrix_mut(&mut scratch.y[..len], rows, cols));
@@ -352,8 +379,7 @@ impl Front {
             let own = place.take(self, quantizer, tile.plane, &whole, &cx, before, alphabets.len());
             let side = &mut out.side[own.side];
             let apart = own.first.len() != own.all;
-            let symbols =
-                if apart { &mut scratch.symbols[..own.all] } else { &mut out.symbols[own.first.clone()] };
+            let symbols = if apart { &mut scratch.symbols[..own.all] } else { &mut out.symbols[own.first.clone()] };
             let escapes_from = out.escapes.items().len();
             let part = matrix(&scratch.parts[cx.index][..values], cx.rows, cx.cols);
             let base = own.first.start as u32;
@@ -486,19 +512,14 @@ impl Place {
         before: usize,
         alphabets: usize,
     ) -> Own {
-        let rows =
-            |tokens| front.transforms.last().map_or(tokens, |last| last.part_rows(piece.index, tokens));
+        let rows = |tokens| front.transforms.last().map_or(tokens, |last| last.part_rows(piece.index, tokens));
         let before = if before == 0 { 0 } else { rows(before) };
         let side_len = |rows| quantizer.side_len(plane, &PartCx { rows, ..*piece });
         let (own_side, side_before) = (side_len(piece.rows), if before == 0 { 0 } else { side_len(before) });
         let all = piece.rows * piece.cols * alphabets;
         let first = self.symbols + before * piece.cols;
         let len = if piece.rows == whole.rows { all } else { piece.rows * piece.cols };
-        let own = Own {
-            first: first..first + len,
-            all,
-            side: self.side + side_before..self.side + side_before + own_side,
-        };
+        let own = Own { first: first..first + len, all, side: self.side + side_before..self.side + side_before + own_side };
         self.symbols += whole.rows * whole.cols * alphabets;
         self.side += side_len(whole.rows);
         own

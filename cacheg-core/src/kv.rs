@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::aligned::Aligned;
 use crate::dtype::{Runs, Store};
-use crate::{Dtype, ElementWindow, Error, Geometry, Plane, Result};
+use crate::{Dtype, ElementSpan, ElementWindow, Error, Geometry, Plane, Result};
 
 /// Where a plane's elements are inside its bytes; the head's channels are always neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,24 @@ impl Order {
             Self::HeadMajor => (head * tokens + token) * dim,
             Self::TokenMajor => (token * heads + head) * dim,
         }
+    }
+
+    /// Columns of the rows from `first` as runs of neighbours: the columns, the byte where they begin, the bytes from one
+    /// row to the next.
+    fn spans(
+        self,
+        plane: &Plane,
+        tokens: usize,
+        first: usize,
+        cols: Range<usize>,
+    ) -> impl Iterator<Item = (Range<usize>, usize, usize)> {
+        let (dim, size) = (plane.shape.head_dim as usize, plane.shape.dtype.size());
+        let stride = self.offset(plane, tokens, 0, 1) * size;
+        let heads = if cols.is_empty() { 0..0 } else { cols.start / dim..cols.end.div_ceil(dim) };
+        heads.map(move |head| {
+            let (from, to) = (cols.start.max(head * dim), cols.end.min((head + 1) * dim));
+            (from..to, (self.offset(plane, tokens, head, first) + from - head * dim) * size, stride)
+        })
     }
 
     /// Rows `first .. first + rows` of a plane of `tokens` tokens as runs of neighbours: where they begin in the
@@ -132,6 +150,34 @@ impl<'a> KvView<'a> {
     }
 }
 
+impl KvView<'_> {
+    /// Calls `read` with spans of some channels of a plane's rows from `first`; its elements have 16 bits. Whoever reads
+    /// begins with the last channels and goes on with another plane, if there is one.
+    pub(crate) fn spans(
+        &self,
+        plane: usize,
+        first: usize,
+        cols: Range<usize>,
+        then: usize,
+        read: &mut dyn FnMut(&ElementSpan<'_>),
+    ) {
+        let of = |plane: usize, cols| self.order.spans(&self.planes[plane], self.tokens, first, cols);
+        let before = cols.start.saturating_sub(cols.len());
+        let next = if before < cols.start {
+            of(plane, before..cols.start).next().and_then(|(_, begin, _)| self.bytes[plane].get(begin..))
+        } else if let Some(then_plane) = self.planes.get(then) {
+            let channels = then_plane.channels();
+            let last = of(then, channels.saturating_sub(cols.len())..channels).next();
+            last.and_then(|(_, begin, _)| self.bytes[then].get(begin..))
+        } else {
+            None
+        };
+        for (cols, begin, stride) in of(plane, cols) {
+            read(&ElementSpan::new(cols, self.bytes[plane], begin, stride, next.unwrap_or_default()));
+        }
+    }
+}
+
 /// A KV cache to be filled.
 #[derive(Debug)]
 pub struct KvViewMut<'a> {
@@ -209,15 +255,9 @@ impl PlaneViewMut<'_> {
         write: &mut dyn FnMut(&mut ElementWindow<'_>),
     ) {
         assert!(self.plane.shape.dtype.size() == 2, "windows: elements of another size");
-        let dim = self.plane.shape.head_dim as usize;
-        let stride = 2 * self.order.offset(&self.plane, self.tokens, 0, 1);
-        let mut col = cols.start;
-        while col < cols.end {
-            let end = cols.end.min(col - col % dim + dim);
-            let begin = 2 * (self.order.offset(&self.plane, self.tokens, col / dim, first) + col % dim);
+        for (cols, begin, stride) in self.order.spans(&self.plane, self.tokens, first, cols) {
             let streaming = store == Store::Streaming;
-            write(&mut ElementWindow::new(col..end, self.bytes, begin, stride, streaming));
-            col = end;
+            write(&mut ElementWindow::new(cols, self.bytes, begin, stride, streaming));
         }
     }
 

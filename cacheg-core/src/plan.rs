@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::elements::Elements;
+use crate::elements::{Bounds, Elements};
 use crate::front::Front;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Scratch};
@@ -22,6 +22,8 @@ pub struct Plan {
     pub(crate) profile: Option<String>,
     /// Tables for coders that give elements; made when first asked for, as encoders need none.
     elements: OnceLock<Option<Elements>>,
+    /// The same for coders that take elements.
+    bounds: OnceLock<Option<Bounds>>,
     /// Working memory of threads that are between tiles.
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -122,6 +124,7 @@ impl Plan {
             carried: Vec::new(),
             profile: None,
             elements: OnceLock::new(),
+            bounds: OnceLock::new(),
             scratch: Mutex::new(Vec::new()),
         })
     }
@@ -151,11 +154,22 @@ impl Plan {
         Layout::choose(self.front.planes(), self.front.row_multiple(), tokens)
     }
 
-    /// The tables, if this pipeline and this coder do without the other stages.
-    pub(crate) fn elements(&self) -> Option<&Elements> {
+    /// The tables, if this pipeline and this coder do without the other stages, and if it is worth it for so many
+    /// tokens: a plan of one chunk is used only once.
+    pub(crate) fn elements(&self, tokens: usize) -> Option<&Elements> {
+        if self.profile.is_none() && tokens < 512 {
+            return None;
+        }
         self.elements
             .get_or_init(|| if self.coder.has_elements() { Elements::new(&self.front) } else { None })
             .as_ref()
+    }
+
+    /// The same for encoding. They take so long to find that only the plans of profiles are worth it.
+    pub(crate) fn bounds(&self) -> Option<&Bounds> {
+        self.profile.as_ref()?;
+        let find = || self.elements(0).and_then(|elements| Bounds::new(&self.front, elements));
+        self.bounds.get_or_init(find).as_ref()
     }
 
     /// Runs `work` with working memory for this layout, which outlives the call for the next one.

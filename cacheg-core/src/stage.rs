@@ -207,7 +207,8 @@ pub trait BoundTransform: Send + Sync {
     }
 
     /// Whether every value that comes back depends on nothing but what is at its place and on its channel: not on
-    /// other rows or channels, side information or position. What a symbol means can then be tabulated.
+    /// other rows or channels, side information or position; and whether it never falls as the value rises. What a
+    /// symbol means, and where symbols change, can then be tabulated.
     fn pointwise(&self) -> bool {
         false
     }
@@ -286,7 +287,8 @@ pub trait BoundQuantizer: Send + Sync {
     }
 
     /// Whether every value that comes back depends on nothing but what is at its place and on its channel: not on
-    /// other rows or channels, side information or position. What a symbol means can then be tabulated.
+    /// other rows or channels, side information or position; and whether it never falls as the value rises. What a
+    /// symbol means, and where symbols change, can then be tabulated.
     fn pointwise(&self) -> bool {
         false
     }
@@ -556,6 +558,87 @@ impl<'a> ElementJob<'a> {
     }
 }
 
+/// Orders elements (f16 or bf16 bits) as numbers, `-0` below `+0` and NaNs at the ends.
+#[inline(always)]
+pub const fn element_key(bits: u16) -> i16 {
+    let key = bits.cast_signed();
+    key ^ ((key >> 15).cast_unsigned() >> 1).cast_signed()
+}
+
+/// The ascending [keys](element_key) at which the symbols of a column change, of an alphabet of `n + 1`, the last being
+/// an escape: with `k` of them at or below an element's key, its symbol is `k − 1`, but an escape if `k` is 0 or above
+/// `n`. Those behind `n + 1` are no finite number's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct SymbolBounds(pub [i16; 32]);
+
+impl SymbolBounds {
+    /// The symbol of an element.
+    #[inline(always)]
+    pub fn symbol(&self, element: u16, escape: u8) -> u8 {
+        let key = element_key(element);
+        let count = self.0.iter().map(|bound| u16::from(*bound <= key)).sum::<u16>();
+        count.wrapping_sub(1).min(u16::from(escape)) as u8
+    }
+}
+
+/// A stream to write from elements, one of a batch; see [`BoundCoder::encode_elements`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ElementEncodeJob<'a> {
+    /// Its segments; all have escapes, and none more than 32 symbols.
+    pub segments: &'a [Segment],
+    /// One for each column, those of one segment after the other.
+    pub bounds: &'a [SymbolBounds],
+    /// Room for at least `max_len` bytes.
+    pub out: &'a mut [u8],
+    /// Takes the indices of the symbols that are escapes, in any order; those beyond its capacity are left out.
+    pub escaped: Vec<u32>,
+    /// The stream's length; 0 until it is written.
+    pub result: Result<usize>,
+}
+
+impl<'a> ElementEncodeJob<'a> {
+    /// A stream that is not written yet.
+    pub fn new(
+        segments: &'a [Segment],
+        bounds: &'a [SymbolBounds],
+        out: &'a mut [u8],
+        escaped: Vec<u32>,
+    ) -> Self {
+        Self { segments, bounds, out, escaped, result: Ok(0) }
+    }
+}
+
+/// Where elements of some columns of a segment are, as [`ElementWindow`] says where they go.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ElementSpan<'a> {
+    /// The columns of the segment.
+    pub cols: Range<usize>,
+    /// Memory that holds all of the segment's rows.
+    pub bytes: &'a [u8],
+    /// Where in it the first column of the first row is.
+    pub begin: usize,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    /// Where what is read next probably begins, with the same stride: worth asking the memory for, no more.
+    pub next: &'a [u8],
+}
+
+impl<'a> ElementSpan<'a> {
+    /// A span; all of its rows must be inside `bytes`.
+    pub fn new(cols: Range<usize>, bytes: &'a [u8], begin: usize, stride: usize, next: &'a [u8]) -> Self {
+        Self { cols, bytes, begin, stride, next }
+    }
+}
+
+/// Shows where elements are.
+pub trait ElementSource {
+    /// Calls `read` with spans that together are these columns of a segment of one of the batch's streams.
+    fn open(&self, job: usize, segment: usize, cols: Range<usize>, read: &mut dyn FnMut(&ElementSpan<'_>));
+}
+
 /// Where elements of some columns of a segment go; little-endian, 2 bytes each, the columns of a row side by side.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -574,13 +657,7 @@ pub struct ElementWindow<'a> {
 
 impl<'a> ElementWindow<'a> {
     /// A window; all of its rows must be inside `bytes`.
-    pub fn new(
-        cols: Range<usize>,
-        bytes: &'a mut [u8],
-        begin: usize,
-        stride: usize,
-        streaming: bool,
-    ) -> Self {
+    pub fn new(cols: Range<usize>, bytes: &'a mut [u8], begin: usize, stride: usize, streaming: bool) -> Self {
         Self { cols, bytes, begin, stride, streaming }
     }
 }
@@ -654,7 +731,22 @@ pub trait BoundCoder: Send + Sync {
         }
     }
 
-    /// Whether [`decode_elements`](Self::decode_elements) is there, and faster than symbols.
+    /// As [`encode_batch`](Self::encode_batch), but symbols are found from where they change, and elements are read from
+    /// where `source` says.
+    fn encode_elements(
+        &self,
+        jobs: &mut [ElementEncodeJob<'_>],
+        source: &dyn ElementSource,
+        scratch: &mut CoderScratch,
+    ) {
+        let _ = (source, scratch);
+        for job in jobs {
+            job.result = Err(Error::unsupported("this coder takes symbols only"));
+        }
+    }
+
+    /// Whether [`decode_elements`](Self::decode_elements) and [`encode_elements`](Self::encode_elements) are there, and
+    /// faster than symbols.
     fn has_elements(&self) -> bool {
         false
     }

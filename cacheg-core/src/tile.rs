@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use crate::dtype::Store;
-use crate::elements::{self, Elements};
+use crate::elements;
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
-    CoderScratch, DecodeJob, ElementJob, ElementSink, ElementWindow, EncodeJob, Error, Escapes, KvView,
-    Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment, TileCx,
+    CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result, ResultExt, Segment,
+    TileCx,
 };
 
 /// Values that a tile should have: enough that a stream's 128 bytes of final states do not count, few enough
@@ -42,13 +42,7 @@ pub(crate) struct Tile {
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { planes, first, rows } = self;
-        write!(
-            f,
-            "tile of planes {} to {}, tokens {first} to {}",
-            planes.start,
-            planes.end - 1,
-            first + rows - 1
-        )
+        write!(f, "tile of planes {} to {}, tokens {first} to {}", planes.start, planes.end - 1, first + rows - 1)
     }
 }
 
@@ -122,27 +116,49 @@ impl Layout {
 }
 
 /// Most tiles that one thread has in hand at a time: with more, their symbols would leave the L2 cache.
-const MAX_BATCH: usize = 4;
+pub(crate) const MAX_BATCH: usize = 4;
 
 /// Working memory of one thread.
 pub(crate) struct Scratch {
-    front: FrontScratch,
-    coder: CoderScratch,
-    tiles: [TileScratch; MAX_BATCH],
+    pub(crate) front: FrontScratch,
+    pub(crate) coder: CoderScratch,
+    pub(crate) tiles: [TileScratch; MAX_BATCH],
 }
 
 /// Working memory for one tile of a batch.
 #[derive(Default)]
-struct TileScratch {
-    segments: Vec<Segment>,
+pub(crate) struct TileScratch {
+    pub(crate) segments: Vec<Segment>,
     symbols: Vec<u8>,
-    escapes: Escapes,
+    pub(crate) escapes: Escapes,
     /// The tile's bytes, when it is encoded.
-    out: Vec<u8>,
-    /// How many there are: of everything, and of what comes before the coder's stream.
-    len: usize,
-    before: usize,
-    sizes: Sizes,
+    pub(crate) out: Vec<u8>,
+    /// How many there are before the coder's stream.
+    pub(crate) before: usize,
+    /// The coder's stream, where it is known before what goes before it.
+    pub(crate) stream: Vec<u8>,
+    /// Numbers of symbols that are escapes.
+    pub(crate) escaped: Vec<u32>,
+    pub(crate) sizes: Sizes,
+}
+
+impl TileScratch {
+    /// Appends the escapes to `out`, and room for that many bytes.
+    pub(crate) fn append_escapes(&mut self, room: usize) {
+        let at = self.before + 4;
+        let most = at + self.escapes.items().len() * 2 * MAX_VARINT + 4 + room;
+        if self.out.len() < most {
+            self.out.resize(most, 0);
+        }
+        let coded = put_escapes(&self.escapes, &mut self.out[at..]);
+        self.out[self.before..at].copy_from_slice(&(coded as u32).to_le_bytes());
+        self.before = pad(&mut self.out, at + coded);
+    }
+}
+
+/// Escapes of so many symbols that are still dealt with one by one.
+pub(crate) fn most_escapes(symbols: usize) -> usize {
+    symbols / 1024
 }
 
 impl Scratch {
@@ -172,8 +188,8 @@ impl Scratch {
 
 /// What is known of a tile's bytes beforehand.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sizes {
-    symbols: usize,
+pub(crate) struct Sizes {
+    pub(crate) symbols: usize,
     side: usize,
 }
 
@@ -192,12 +208,12 @@ pub struct TileBytes {
 }
 
 impl Plan {
-    fn tile_cx<'a>(&'a self, tile: &Tile, plane: usize, position: u64) -> TileCx<'a> {
+    pub(crate) fn tile_cx<'a>(&'a self, tile: &Tile, plane: usize, position: u64) -> TileCx<'a> {
         TileCx::new(&self.planes()[plane], tile.first, tile.rows, position + tile.first as u64)
     }
 
     /// Lists the tile's segments and adds up its sizes.
-    fn tile_sizes(&self, tile: &Tile, segments: &mut Vec<Segment>) -> Sizes {
+    pub(crate) fn tile_sizes(&self, tile: &Tile, segments: &mut Vec<Segment>) -> Sizes {
         segments.clear();
         let mut sizes = Sizes { symbols: 0, side: 0 };
         for plane in tile.planes.clone() {
@@ -226,7 +242,7 @@ impl Plan {
         self.coder.batch().clamp(1, MAX_BATCH)
     }
 
-    /// Encodes tiles, at most [`batch`](Self::batch), and gives `take` the bytes of each. `first` is the chunk's
+    /// Encodes tiles, at most [`batch`](Self::batch), and gives `take` the bytes of each, in two pieces. `first` is the chunk's
     /// first token in the view. Does not allocate once `scratch` has grown.
     pub(crate) fn encode_tiles(
         &self,
@@ -234,8 +250,13 @@ impl Plan {
         first: usize,
         tiles: &[Tile],
         scratch: &mut Scratch,
-        mut take: impl FnMut(&Tile, &[u8]),
+        take: &mut dyn FnMut(&Tile, [&[u8]; 2]),
     ) -> Result<()> {
+        if let Some(bounds) = self.bounds()
+            && self.encode_elements(bounds, view, first, tiles, scratch, take)?
+        {
+            return Ok(());
+        }
         let Scratch { front, coder, tiles: scratches } = scratch;
         for (tile, scratch) in tiles.iter().zip(&mut *scratches) {
             self.quantize_tile(view, first, tile, front, scratch)?;
@@ -254,8 +275,7 @@ impl Plan {
             *len = job.result?;
         }
         for ((tile, scratch), len) in tiles.iter().zip(scratches).zip(lens) {
-            scratch.len = scratch.before + len;
-            take(tile, &scratch.out[..scratch.len]);
+            take(tile, scratch.out[..scratch.before + len].split_at(scratch.before).into());
         }
         Ok(())
     }
@@ -290,17 +310,10 @@ impl Plan {
                 .quantize(view, &cx, first + tile.first, front, &mut out)
                 .at(|| format!("tensor `{}`", cx.plane.name()))?;
         }
-        let mut len = pad(&mut scratch.out, side);
+        scratch.before = pad(&mut scratch.out, side);
         if self.front.escapes() {
-            let room = len + 4 + scratch.escapes.items().len() * 2 * MAX_VARINT + 4 + bound;
-            if scratch.out.len() < room {
-                scratch.out.resize(room, 0);
-            }
-            let coded = put_escapes(&scratch.escapes, &mut scratch.out[len + 4..]);
-            scratch.out[len..len + 4].copy_from_slice(&(coded as u32).to_le_bytes());
-            len = pad(&mut scratch.out, len + 4 + coded);
+            scratch.append_escapes(bound);
         }
-        scratch.before = len;
         Ok(())
     }
 
@@ -335,9 +348,10 @@ impl Plan {
         scratch: &mut Scratch,
     ) -> Result<()> {
         self.open_tiles(tiles, scratch)?;
+        let tokens = tiles.iter().map(|(tile, _)| tile.first + tile.rows).max().unwrap_or(0);
         // Escapes are filled in one by one.
-        let few = |scratch: &TileScratch| scratch.escapes.items().len() <= scratch.sizes.symbols / 1024;
-        if let Some(elements) = self.elements().filter(|_| scratch.tiles[..tiles.len()].iter().all(few)) {
+        let few = |s: &TileScratch| s.escapes.items().len() <= most_escapes(s.sizes.symbols);
+        if let Some(elements) = self.elements(tokens).filter(|_| scratch.tiles[..tiles.len()].iter().all(few)) {
             return self.decode_elements(elements, tiles, planes, first_plane, to, store, scratch);
         }
         self.decode_symbols(tiles, scratch)?;
@@ -360,40 +374,6 @@ impl Plan {
             }
         }
         elements::end(store);
-        Ok(())
-    }
-
-    /// Decodes tiles whose symbols stand for elements.
-    #[expect(clippy::too_many_arguments, reason = "those of `decode_tiles`, which this is one half of")]
-    fn decode_elements(
-        &self,
-        elements: &Elements,
-        tiles: &[(Tile, &[u8])],
-        planes: &mut [PlaneViewMut<'_>],
-        first_plane: usize,
-        to: usize,
-        store: Store,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        let Scratch { front, coder, tiles: scratches } = scratch;
-        let mut used = tiles.iter().zip(&*scratches);
-        let mut job = || {
-            used.next().map_or_else(
-                || ElementJob::new(&[], &[], &[]),
-                |((tile, bytes), s)| ElementJob::new(&s.segments, &bytes[s.before..], elements.of(tile)),
-            )
-        };
-        let mut jobs: [ElementJob<'_>; MAX_BATCH] = std::array::from_fn(|_| job());
-        let mut sink = Sink { tiles, planes: &mut *planes, first_plane, to, store };
-        self.coder.decode_elements(&mut jobs[..tiles.len()], &mut sink, coder);
-        elements::end(store);
-        for (((tile, _), job), scratch) in tiles.iter().zip(jobs).zip(&*scratches) {
-            job.result.at(|| tile.to_string())?;
-            elements::check(job.escaped, &scratch.escapes).at(|| tile.to_string())?;
-            let planes = &mut planes[tile.planes.start - first_plane..];
-            Elements::patch(&self.front, tile, &scratch.escapes, planes, to, front)
-                .at(|| tile.to_string())?;
-        }
         Ok(())
     }
 
@@ -486,30 +466,6 @@ impl Plan {
     }
 }
 
-/// Where the elements of a batch of tiles go.
-struct Sink<'s, 'v> {
-    tiles: &'s [(Tile, &'s [u8])],
-    planes: &'s mut [PlaneViewMut<'v>],
-    first_plane: usize,
-    to: usize,
-    store: Store,
-}
-
-impl ElementSink for Sink<'_, '_> {
-    fn open(
-        &mut self,
-        job: usize,
-        segment: usize,
-        cols: Range<usize>,
-        write: &mut dyn FnMut(&mut ElementWindow<'_>),
-    ) {
-        let tile = &self.tiles[job].0;
-        // Pointwise pipelines have one segment for each plane.
-        let plane = &mut self.planes[tile.planes.start + segment - self.first_plane];
-        plane.windows(self.to + tile.first, cols, self.store, write);
-    }
-}
-
 /// Takes a part's symbols: the part, the number of the symbol plane, the symbols.
 pub(crate) type SeeSymbols<'s> = dyn FnMut(&crate::PartCx, usize, &[u8]) -> Result<()> + 's;
 
@@ -566,17 +522,22 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let tiles: Vec<Tile> = (0..layout.tiles().min(plan.batch())).map(|index| layout.tile(index)).collect();
     let mut scratch = Scratch::new(plan);
     scratch.reserve(plan, &layout);
+    let mut bytes = vec![Vec::with_capacity(1 << 20); tiles.len()];
     let mut result = Ok(());
-    work("encode", &mut || result = plan.encode_tiles(view, 0, &tiles, &mut scratch, |_, _| ()));
+    work("encode", &mut || {
+        let mut next = bytes.iter_mut();
+        result = plan.encode_tiles(view, 0, &tiles, &mut scratch, &mut |_, coded| {
+            if let Some(bytes) = next.next() {
+                bytes.clear();
+                coded.iter().for_each(|coded| bytes.extend(*coded));
+            }
+        });
+    });
     result?;
-    let bytes: Vec<Vec<u8>> =
-        scratch.tiles.iter().map(|scratch| scratch.out[..scratch.len].to_vec()).collect();
     let coded: Vec<(Tile, &[u8])> = tiles.into_iter().zip(bytes.iter().map(Vec::as_slice)).collect();
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
     let mut out = cache.view_mut();
     let mut result = Ok(());
-    work("decode", &mut || {
-        result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch)
-    });
+    work("decode", &mut || result = plan.decode_tiles(&coded, 0, out.planes_mut(), 0, 0, Store::Streaming, &mut scratch));
     result
 }

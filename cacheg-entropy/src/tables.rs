@@ -20,6 +20,7 @@ mod bits;
 mod calibrate;
 mod cdf;
 mod cluster;
+mod contexts;
 mod counts;
 mod layout;
 mod normalize;

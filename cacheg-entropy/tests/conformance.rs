@@ -21,7 +21,12 @@ mod range {
 mod rans {
     cacheg_core::conformance! {
         coder: cacheg_entropy::rans::PLUGIN,
-        specs: ["rans", "rans(tables=channel)", "rans(tables=one;carried=layer;classes=2)"],
+        specs: [
+            "rans",
+            "rans(tables=channel)",
+            "rans(tables=one;carried=layer;classes=2)",
+            "rans(classes=4;contexts=3)",
+        ],
         allocations: true,
         golden: "tests/golden",
     }

@@ -135,7 +135,7 @@ fn coders(args: &Args, work: &Work<'_>, report: &mut Report) -> Result<String> {
     let mut others = Vec::new();
     for spec in &specs {
         let coder = ours::build(registry, spec)?;
-        if let Some(mut codec) = Ours::with_tables_of_others(&*coder, &once)? {
+        if let Some(mut codec) = Ours::with_tables_of_others(&coder, &once)? {
             let bytes = codec.stream_len(&once)? * symbols.repeats();
             others
                 .extend(lanes.iter().filter(|lane| is_of(lane, spec)).map(|lane| (lane.name.clone(), bytes)));

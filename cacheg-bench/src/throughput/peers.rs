@@ -85,7 +85,7 @@ pub(crate) const ALL: bool = cfg!(feature = "peers");
 pub(crate) fn entrants(registry: &Registry, symbols: &Symbols) -> Result<Vec<Entrant>> {
     // Their tables are histograms per channel, as `range` has them, and somebody has to carry those too.
     let range = ours::build(registry, "range(tables=channel)")?;
-    let tables_len = Ours::with_own_tables(&*range, symbols)?.tables_len();
+    let tables_len = Ours::with_own_tables(&range, symbols)?.tables_len();
     let mut entrants = vec![
         with_tables("constriction range", constriction::Range::new(symbols)?, symbols, tables_len),
         with_tables("constriction ANS, 12-bit lookup", constriction::Ans::new(symbols)?, symbols, tables_len),

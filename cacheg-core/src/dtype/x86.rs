@@ -3,10 +3,7 @@
 //! They agree with the portable code on every finite number within range. Everything else (infinities and NaNs,
 //! whose payloads the instructions would change; values that saturate) is noticed, and that run done again by the
 //! portable code.
-#![expect(
-    unsafe_code,
-    reason = "loads and stores of whole vectors behind slices' bounds; calls behind detection"
-)]
+#![expect(unsafe_code, reason = "loads and stores of whole vectors behind slices' bounds; calls behind detection")]
 
 use std::arch::x86_64::*;
 

@@ -285,10 +285,9 @@ impl Select {
         index: __m256i,
         upper: __m256i,
     ) -> Pair {
-        let [low, high] = [0, 1].map(|half| {
-            let [a, b, c, d] = tables;
-            self.bytes::<MODE>([&a[half], &b[half], &c[half], &d[half]], index, upper)
-        });
+        let [a, b, c, d] = tables;
+        let low = self.bytes::<MODE>([&a[0], &b[0], &c[0], &d[0]], index, upper);
+        let high = self.bytes::<MODE>([&a[1], &b[1], &c[1], &d[1]], index, upper);
         Pair::from_bytes(low, high)
     }
 }

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use cacheg_core::{ElementTable, ElementWindow};
+use cacheg_core::{ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
 use super::lanes::Lanes;
 use super::level::Level;
@@ -71,6 +71,19 @@ impl Kernel for Avx512 {
     ) -> usize {
         // SAFETY: `new` has checked the features.
         unsafe { transpose::elements::scatter(native, lanes, tables, escape, window) }
+    }
+
+    fn gather_elements(
+        self,
+        span: &ElementSpan<'_>,
+        lanes: Lanes,
+        bounds: &[SymbolBounds],
+        escape: u8,
+        native: &mut [Step],
+        escaped: &mut dyn FnMut(usize, usize),
+    ) {
+        // SAFETY: `new` has checked the features.
+        unsafe { transpose::elements::gather(span, lanes, bounds, escape, native, escaped) }
     }
 
     fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {
@@ -314,6 +327,7 @@ unsafe fn fetch(from: *const [u8; 2]) -> __m512i {
 }
 
 /// Tables of a column.
+#[derive(Clone, Copy)]
 struct Column<'t> {
     /// One, or that of the first step and those of the contexts.
     tables: &'t [DecodeTable],
@@ -327,9 +341,20 @@ impl<'t> Column<'t> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
     fn new<const MODE: u8>(run: &DecodeRun<'t, '_>, column: usize) -> Self {
         let (tables, zero) = (run.tables::<MODE>(column), _mm512_setzero_si512());
-        let limits = spread(run.limits::<MODE>(column));
-        Self { tables, limits, before: run.before.as_ref().map_or(zero, |before| widen(before)) }
+        if MODE == CONTEXTS {
+            let before = run.before.as_ref().map_or(zero, |before| widen(before));
+            Self { tables, limits: spread(run.limits[column]), before }
+        } else {
+            Self { tables, limits: [zero; 2], before: zero }
+        }
     }
+}
+
+/// Does something for each of `N` streams, at most 4. Not a loop: LLVM would not unroll long ones, and states would
+/// be in memory.
+macro_rules! each_stream {
+    ($i:ident < $n:ident, $body:block) => { each_stream!($i < $n, $body, 0 1 2 3) };
+    ($i:ident < $n:ident, $body:block, $($at:literal)+) => { $( if $at < $n { let $i = $at; $body } )+ };
 }
 
 /// Decodes a symbol in every lane.
@@ -422,7 +447,11 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
     words: &mut [*const [u8; 2]; N],
     out: &mut [*mut Step; N],
 ) {
-    let mut columns: [Column<'_>; N] = std::array::from_fn(|i| Column::new::<MODE>(&runs[i], column));
+    // Not a closure: that would not be inlined everywhere.
+    let mut columns = [Column::new::<MODE>(&runs[0], column); N];
+    for i in 1..N {
+        columns[i] = Column::new::<MODE>(&runs[i], column);
+    }
     let mut steps = runs[0].steps;
     if MODE == CONTEXTS {
         // The first step has a table of its own, unless there was one before.
@@ -443,11 +472,11 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
     let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for _ in 0..steps / 2 {
         let mut first = [_mm512_setzero_si512(); N];
-        for i in 0..N {
+        each_stream!(i < N, {
             // SAFETY: a step takes at most 32 words, 64 if symbols are split; there were as many for each step.
             first[i] = unsafe { step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]) };
-        }
-        for i in 0..N {
+        });
+        each_stream!(i < N, {
             // SAFETY: as above; `out` has one item for each step.
             unsafe {
                 let second = step::<MODE>(&mut lanes[i], &mut columns[i], &mut words[i]);
@@ -455,7 +484,7 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
                 _mm512_storeu_si512(out[i].cast(), both);
                 out[i] = out[i].add(2);
             }
-        }
+        });
     }
     if steps % 2 == 1 {
         for i in 0..N {
@@ -672,8 +701,10 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut room = [std::ptr::null_mut::<[u8; 2]>(); N];
+    let mut ahead = [(std::ptr::null(), 0); N];
     for i in 0..N {
         let run = &mut runs[i];
+        ahead[i] = run.ahead.lines();
         let all = steps * columns;
         assert!(run.columns.len() == columns && run.steps == steps && run.stride >= steps);
         assert!(run.symbols.len() >= (columns - 1) * run.stride + steps);
@@ -682,12 +713,18 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
         room[i] = run.room.as_mut_ptr();
     }
     for column in (0..columns).rev() {
+        let mut wide = false;
+        for run in &runs {
+            for table in run.tables::<MODE>(column) {
+                wide |= table.wide;
+            }
+        }
         // SAFETY: all columns have `steps` symbols and room for as many words as they can need.
         unsafe {
-            if runs.iter().flat_map(|run| run.tables::<MODE>(column)).any(|table| table.wide) {
-                encode_column::<N, MODE, true>(&runs, column, &mut lanes, &mut room);
+            if wide {
+                encode_column::<N, MODE, true>(&runs, column, &mut lanes, &mut room, &mut ahead);
             } else {
-                encode_column::<N, MODE, false>(&runs, column, &mut lanes, &mut room);
+                encode_column::<N, MODE, false>(&runs, column, &mut lanes, &mut room, &mut ahead);
             }
         }
     }
@@ -708,17 +745,27 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
     column: usize,
     lanes: &mut [Lane; N],
     room: &mut [*mut [u8; 2]; N],
+    ahead: &mut [(*const u8, usize); N],
 ) {
-    let tables: [&[EncodeTable]; N] = std::array::from_fn(|i| runs[i].tables::<MODE>(column));
-    let symbols: [*const Step; N] =
-        std::array::from_fn(|i| runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride));
-    let most = tables.iter().copied().flatten().fold(0, |most, table| most.max(table.most));
+    // No closures: they would not be inlined everywhere.
+    let mut tables = [runs[0].tables::<MODE>(column); N];
+    let mut symbols = [std::ptr::null::<Step>(); N];
     let mut limits = [[_mm512_setzero_si512(); 2]; N];
+    let mut most = [0; N];
     for i in 0..N {
-        limits[i] = spread(runs[i].limits::<MODE>(column));
+        tables[i] = runs[i].tables::<MODE>(column);
+        symbols[i] = runs[i].symbols.as_ptr().wrapping_add(column * runs[i].stride);
+        if MODE == CONTEXTS {
+            limits[i] = spread(runs[i].limits::<MODE>(column));
+        }
+        for table in tables[i] {
+            most[i] = table.most.max(most[i]);
+        }
     }
     for step in (0..runs[0].steps).rev() {
         for i in 0..N {
+            _mm_prefetch::<_MM_HINT_T1>(ahead[i].0.cast());
+            ahead[i].0 = ahead[i].0.wrapping_add(ahead[i].1);
             // SAFETY: the caller's promise.
             let own = unsafe { &*symbols[i].add(step) };
             let write = |words, count| {
@@ -728,25 +775,22 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
                     room[i] = room[i].add(count);
                 }
             };
-            let mut before = None;
-            if MODE == CONTEXTS {
+            let before = match step {
+                _ if MODE != CONTEXTS => None,
+                0 => runs[i].before.as_ref(),
                 // SAFETY: as above.
-                before = if step > 0 {
-                    Some(unsafe { &*symbols[i].add(step - 1) })
-                } else {
-                    runs[i].before.as_ref()
-                };
-            }
+                _ => Some(unsafe { &*symbols[i].add(step - 1) }),
+            };
             lanes[i] = match before {
                 Some(before) => {
                     let select = Select::new(widen(before), limits[i]);
-                    encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], select, most, write)
+                    encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], select, most[i], write)
                 }
                 // The first step has a table of its own.
                 None if MODE == CONTEXTS => {
-                    encode_step::<PLAIN, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write)
+                    encode_step::<PLAIN, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most[i], write)
                 }
-                None => encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most, write),
+                None => encode_step::<MODE, WIDE>(lanes[i], !0, own, tables[i], Select::NONE, most[i], write),
             };
         }
     }

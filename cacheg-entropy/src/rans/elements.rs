@@ -1,14 +1,15 @@
-//! From native order to rows of what symbols stand for.
+//! From native order to rows of what symbols stand for, and back.
 //!
 //! In native order a vector holds symbols of one column: its table is looked up by one permutation, before the rows
 //! are put together. A row at a time would have another table for every lane.
 
 use std::ops::Range;
 
-use cacheg_core::{ElementTable, ElementWindow};
+use cacheg_core::{ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
 use super::lanes::Lanes;
 use super::native::Step;
+use super::stream::LANES;
 
 /// The portable kernel: some steps.
 pub(super) fn scatter(
@@ -32,4 +33,30 @@ pub(super) fn scatter(
         }
     }
     escaped
+}
+
+/// The portable kernel of the other direction: some steps.
+pub(super) fn gather(
+    steps: Range<usize>,
+    span: &ElementSpan<'_>,
+    lanes: Lanes,
+    bounds: &[SymbolBounds],
+    escape: u8,
+    native: &mut [Step],
+    escaped: &mut dyn FnMut(usize, usize),
+) {
+    for step in steps {
+        for lane in 0..lanes.active(step) {
+            let row = lanes.row(lane) + step;
+            let begin = span.begin + row * span.stride;
+            let elements = span.bytes[begin..][..2 * bounds.len()].as_chunks::<2>().0;
+            for (col, (element, bounds)) in elements.iter().zip(bounds).enumerate() {
+                let symbol = bounds.symbol(u16::from_le_bytes(*element), escape);
+                native[col * lanes.stride() + step][LANES - 1 - lane] = symbol;
+                if symbol == escape {
+                    escaped(row, col);
+                }
+            }
+        }
+    }
 }

@@ -18,6 +18,11 @@ impl Lanes {
         Self { whole: columns.rows / LANES, more: columns.rows % LANES, cols: columns.cols }
     }
 
+    /// Rows of the segment.
+    pub(super) fn rows(&self) -> usize {
+        self.whole * LANES + self.more
+    }
+
     /// Steps of a column.
     pub(super) fn steps(&self) -> usize {
         self.whole + usize::from(self.more > 0)

@@ -9,16 +9,16 @@ mod decode;
 mod encode;
 
 pub(super) use decode::{DecodeStream, NoSink, decode};
-pub(super) use encode::{EncodeStream, encode};
+pub(super) use encode::{EncodeStream, NoSource, encode};
 
 use std::ops::Range;
 
-use cacheg_core::{CoderScratch, ElementTable, ElementWindow};
+use cacheg_core::{CoderScratch, ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
+use super::{Mode, elements};
 use super::lanes::Lanes;
 use super::stream::{LANES, Words};
 use super::table::{DecodeTable, EncodeTable};
-use super::{Mode, elements};
 use crate::tables::{CONTEXT_TABLES, Limits};
 
 /// [`Mode`]s as kernels are compiled for them.
@@ -152,6 +152,39 @@ pub(super) struct EncodeRun<'r> {
     pub(super) steps: usize,
     /// From the beginning of a column to that of the next.
     pub(super) stride: usize,
+    /// A line of memory to ask for with every step.
+    pub(super) ahead: Ahead,
+}
+
+/// Lines of memory that will be read soon. They are asked for one by one while other work is done, which the memory
+/// would otherwise stand idle for. Asking is harmless, whatever has become of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    line: *const u8,
+    left: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(super) const NONE: Self = Self { line: std::ptr::null(), left: 0 };
+
+    /// These bytes.
+    pub(super) fn new(bytes: &[u8]) -> Self {
+        Self { line: bytes.as_ptr(), left: bytes.len() / 64 }
+    }
+
+    /// The first so many lines, which are not there any longer.
+    pub(super) fn take(&mut self, lines: usize) -> Self {
+        let first = Self { line: self.line, left: lines.min(self.left) };
+        self.line = self.line.wrapping_add(64 * first.left);
+        self.left -= first.left;
+        first
+    }
+
+    /// Where the first line is, and the distance of lines: 0 if there are none.
+    pub(super) fn lines(self) -> (*const u8, usize) {
+        (self.line, if self.left == 0 { 0 } else { 64 })
+    }
 }
 
 impl<'r> DecodeRun<'r, '_> {
@@ -238,6 +271,20 @@ pub(super) trait Kernel: Copy {
         window: &mut ElementWindow<'_>,
     ) -> usize {
         elements::scatter(0..lanes.steps(), native, lanes, tables, escape, window)
+    }
+
+    /// From the elements of a span to the native order of their symbols, lanes in reverse, where `native` begins.
+    /// `escaped` gets the row and the column, counted from the span's first, of every escape.
+    fn gather_elements(
+        self,
+        span: &ElementSpan<'_>,
+        lanes: Lanes,
+        bounds: &[SymbolBounds],
+        escape: u8,
+        native: &mut [Step],
+        escaped: &mut dyn FnMut(usize, usize),
+    ) {
+        elements::gather(0..lanes.steps(), span, lanes, bounds, escape, native, escaped);
     }
 
     /// From rows to native order, lanes in reverse.

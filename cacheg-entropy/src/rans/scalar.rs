@@ -106,6 +106,19 @@ pub(super) fn encode(
     states: &mut [u32; LANES],
     words: &mut WordWriter<'_>,
 ) -> Result<()> {
+    match columns.mode {
+        Mode::Contexts => encode_columns::<true>(columns, tables, symbols, states, words),
+        _ => encode_columns::<false>(columns, tables, symbols, states, words),
+    }
+}
+
+fn encode_columns<const CONTEXTS: bool>(
+    columns: Columns<'_>,
+    tables: &[EncodeTable],
+    symbols: &[u8],
+    states: &mut [u32; LANES],
+    words: &mut WordWriter<'_>,
+) -> Result<()> {
     let lanes = Lanes::new(columns);
     for (col, first) in columns.index.iter().enumerate().rev() {
         let first = *first as usize;
@@ -124,7 +137,7 @@ pub(super) fn encode(
                 }
             }
             for lane in (0..active).rev() {
-                let table = if columns.mode == Mode::Contexts {
+                let table = if CONTEXTS {
                     let before = (step > 0).then(|| symbols[starts[lane] + (step - 1) * lanes.cols]);
                     &tables[first + columns.context(col, before)]
                 } else {

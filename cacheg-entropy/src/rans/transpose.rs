@@ -177,7 +177,7 @@ transposing!(avx512, "avx2,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popc
 
 /// What symbols stand for: rows by AVX-512.
 pub(super) mod elements {
-    use cacheg_core::{ElementTable, ElementWindow};
+    use cacheg_core::{ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
     use super::*;
     use crate::rans::elements;
@@ -198,9 +198,7 @@ pub(super) mod elements {
         let (groups, rest) = tables.as_chunks::<WIDE>();
         let steps = if rest.is_empty() { lanes.whole } else { 0 };
         let rows = lanes.row(LANES - 1) + lanes.whole;
-        assert!(
-            window.begin + rows.saturating_sub(1) * window.stride + 2 * tables.len() <= window.bytes.len()
-        );
+        assert!(window.begin + rows.saturating_sub(1) * window.stride + 2 * tables.len() <= window.bytes.len());
         let begin = window.bytes.as_mut_ptr().wrapping_add(window.begin);
         let streaming = window.streaming && begin.addr() % 64 == 0 && window.stride % 64 == 0;
         let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(lane) * window.stride);
@@ -253,18 +251,137 @@ pub(super) mod elements {
                 // SAFETY: 8 lanes, 16 bytes.
                 unsafe { _mm_load_si128(lanes.as_ptr().cast()) }
             };
-            let first = _mm512_castsi128_si512(part(i));
-            let two = _mm512_mask_broadcast_i32x4(first, 0x00f0, part(8 + i));
-            let three = _mm512_mask_broadcast_i32x4(two, 0x0f00, part(16 + i));
-            *vector = _mm512_mask_broadcast_i32x4(three, 0xf000, part(24 + i));
+            *vector = join(|at| part(8 * at + i));
         }
+        interleave(&mut vectors);
+        vectors
+    }
+
+    /// Four parts, side by side.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn join(part: impl Fn(usize) -> __m128i) -> __m512i {
+        let one = _mm512_castsi128_si512(part(0));
+        let two = _mm512_mask_broadcast_i32x4(one, 0x00f0, part(1));
+        let three = _mm512_mask_broadcast_i32x4(two, 0x0f00, part(2));
+        _mm512_mask_broadcast_i32x4(three, 0xf000, part(3))
+    }
+
+    /// Transposes 8 × 8 lanes in each quarter.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn interleave(vectors: &mut [__m512i; 8]) {
         for _ in 0..3 {
-            let from = vectors;
+            let from = *vectors;
             for i in 0..4 {
                 vectors[2 * i] = _mm512_unpacklo_epi16(from[i], from[i + 4]);
                 vectors[2 * i + 1] = _mm512_unpackhi_epi16(from[i], from[i + 4]);
             }
         }
-        vectors
+    }
+
+    /// The kernel of the other direction. A step at a time: rows are transposed in four groups of 8 lanes, then the
+    /// symbols of each column are found by bisection, in all lanes at a time.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
+    pub(in crate::rans) fn gather(
+        span: &ElementSpan<'_>,
+        lanes: Lanes,
+        bounds: &[SymbolBounds],
+        escape: u8,
+        native: &mut [Step],
+        escaped: &mut dyn FnMut(usize, usize),
+    ) {
+        let (groups, rest) = bounds.as_chunks::<WIDE>();
+        let steps = if rest.is_empty() { lanes.whole } else { 0 };
+        let rows = lanes.row(LANES - 1) + lanes.whole;
+        assert!(span.begin + rows.saturating_sub(1) * span.stride + 2 * bounds.len() <= span.bytes.len());
+        let begin = span.bytes.as_ptr().wrapping_add(span.begin);
+        let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(LANES - 1 - lane) * span.stride);
+        let top = _mm512_set1_epi16(i16::from(escape));
+        let mut tile = Tile([[0; LANES]; WIDE]);
+        for step in 0..steps {
+            for (group, bounds) in groups.iter().enumerate() {
+                let offset = step * span.stride + 2 * WIDE * group;
+                for (at, starts) in starts.as_chunks::<8>().0.iter().enumerate() {
+                    let mut vectors = [_mm512_setzero_si512(); 8];
+                    for (vector, start) in vectors.iter_mut().zip(starts) {
+                        // SAFETY: the last row of all is inside, and all of its columns.
+                        *vector = unsafe { _mm512_loadu_si512(begin.add(start + offset).cast()) };
+                    }
+                    interleave(&mut vectors);
+                    // Vector `i` now has 8 lanes of columns `i`, `8 + i`, `16 + i` and `24 + i`.
+                    for (vector, to) in vectors.into_iter().zip(&mut tile.0[8 * at..]) {
+                        // SAFETY: 64 bytes.
+                        unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), vector) }
+                    }
+                }
+                for (four, bounds) in bounds.as_chunks::<COLUMNS>().0.iter().enumerate() {
+                    let symbols = symbols(std::array::from_fn(|i| column(&tile, COLUMNS * four + i)), bounds, top);
+                    for (i, symbols) in symbols.into_iter().enumerate() {
+                        let col = WIDE * group + COLUMNS * four + i;
+                        let to = &mut native[col * lanes.stride() + step];
+                        // SAFETY: 32 bytes.
+                        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbols)) }
+                        let escapes = _mm512_cmpeq_epi16_mask(symbols, top);
+                        if escapes != 0 {
+                            for lane in (0..LANES).filter(|lane| escapes >> (LANES - 1 - lane) & 1 == 1) {
+                                escaped(lanes.row(lane) + step, col);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        elements::gather(steps..lanes.steps(), span, lanes, bounds, escape, native, escaped);
+    }
+
+    /// Columns whose symbols are searched at a time: each search is a chain of waits.
+    const COLUMNS: usize = 4;
+
+    /// A column of a tile of rows that are transposed in groups of 8.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn column(tile: &Tile, col: usize) -> __m512i {
+        join(|at| {
+            let lanes = &tile.0[8 * at + col % 8][8 * (col / 8)..][..8];
+            // SAFETY: 8 lanes, 16 bytes.
+            unsafe { _mm_load_si128(lanes.as_ptr().cast()) }
+        })
+    }
+
+    /// The symbols of elements of some columns: how many bounds are at or below each, by bisection.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn symbols(
+        elements: [__m512i; COLUMNS],
+        bounds: &[SymbolBounds; COLUMNS],
+        top: __m512i,
+    ) -> [__m512i; COLUMNS] {
+        let one = _mm512_set1_epi16(1);
+        let zero = _mm512_setzero_si512();
+        let (mut keys, mut table, mut count) = ([zero; COLUMNS], [zero; COLUMNS], [zero; COLUMNS]);
+        for i in 0..COLUMNS {
+            // SAFETY: 32 bounds, aligned.
+            table[i] = unsafe { _mm512_load_si512((&raw const bounds[i]).cast()) };
+            let sign = _mm512_srai_epi16::<15>(elements[i]);
+            // elements ^ (sign & 0x7fff)
+            keys[i] = _mm512_ternarylogic_epi32::<0x78>(elements[i], sign, _mm512_set1_epi16(0x7fff));
+            let above = _mm512_cmple_epi16_mask(_mm512_set1_epi16(bounds[i].0[15]), keys[i]);
+            count[i] = _mm512_maskz_mov_epi16(above, _mm512_set1_epi16(16));
+        }
+        for half in [8, 4, 2, 1] {
+            let half = _mm512_set1_epi16(half);
+            for i in 0..COLUMNS {
+                let probe = _mm512_add_epi16(count[i], _mm512_sub_epi16(half, one));
+                let above = _mm512_cmple_epi16_mask(_mm512_permutexvar_epi16(probe, table[i]), keys[i]);
+                count[i] = _mm512_mask_add_epi16(count[i], above, count[i], half);
+            }
+        }
+        for i in 0..COLUMNS {
+            // 31 at most; the last bound is still to be asked. One less is the symbol, and an escape if there is none.
+            let last = _mm512_cmpgt_epi16_mask(_mm512_permutexvar_epi16(count[i], table[i]), keys[i]);
+            count[i] = _mm512_min_epu16(_mm512_mask_sub_epi16(count[i], last, count[i], one), top);
+        }
+        count
     }
 }

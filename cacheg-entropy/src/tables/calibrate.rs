@@ -5,9 +5,10 @@ use cacheg_core::{
 };
 
 use super::cluster::{Clusters, cluster};
+use super::contexts::{self, BANDS, Bands, CHOICE, Choice, Edges};
 use super::counts::Counts;
-use super::layout::{CONTEXT_TABLES, Layout, Slot};
-use super::set::{Limits, MAX_LIMIT, TableSet};
+use super::layout::{Group, Layout, Slot};
+use super::set::TableSet;
 use super::settings::{Scope, TableSettings};
 use super::table::{Precision, Split, Table};
 
@@ -36,16 +37,15 @@ impl TableCalibrator {
         Ok(Self { settings, source: cx.source, split, layout, classes })
     }
 
-    /// Histograms are kept by channel where channels matter.
+    /// Histograms are kept by channel where channels matter; contexts always do.
     fn rows_of(&self, slot: &Slot) -> usize {
         let by_channel = matches!(self.layout.scope, Scope::Channel | Scope::Class);
-        if by_channel || self.layout.has_contexts(slot) { slot.cols } else { 1 }
+        if by_channel || self.layout.contexts { slot.cols } else { 1 }
     }
 
-    /// Entries of a histogram: one for each context, if there are any, after that of all symbols.
-    fn entries(&self, slot: &Slot) -> usize {
-        let each = if self.layout.has_contexts(slot) { CONTEXT_TABLES } else { 1 };
-        slot.alphabet * each
+    /// What a slot's rows of counts consist of.
+    fn bands(&self, slot: &Slot) -> Bands {
+        Bands { alphabet: slot.alphabet, contexts: self.layout.has_contexts(slot) }
     }
 
     /// The tables of a histogram of `alphabet` symbols, or of one for each context.
@@ -67,57 +67,61 @@ impl TableCalibrator {
         Table::from_counts(counts, self.split, precision)
     }
 
-    /// One table for each group, which adds up its slots.
-    fn by_group(&self, counts: &Counts) -> TableSet {
+    /// One table for each group, which adds up its slots; with contexts, one for each of them.
+    fn by_group(&self, counts: &Counts) -> (TableSet, Vec<Choice>) {
         let groups = &self.layout.groups;
-        let mut sums: Vec<Vec<u64>> =
-            groups.iter().map(|group| vec![0; group.alphabet * group.each]).collect();
-        let mut row = 0;
-        for slot in &self.layout.slots {
-            for _ in 0..self.rows_of(slot) {
-                counts.add_to(row, &mut sums[slot.group]);
-                row += 1;
+        let (mut tables, mut choices) = (Vec::new(), Vec::new());
+        if self.layout.contexts {
+            let found = self.cluster(counts, &self.layout, 1);
+            for (group, clusters) in groups.iter().zip(found.groups) {
+                tables.extend(clusters.sums.iter().flat_map(|sums| self.tables(sums, group.alphabet)));
             }
+            choices = found.choices;
+        } else {
+            let mut sums: Vec<Vec<u64>> = groups.iter().map(|group| vec![0; group.alphabet]).collect();
+            for (row, slot) in self.layout.slots.iter().enumerate() {
+                counts.add_to(row, &mut sums[slot.group]);
+            }
+            tables.extend(sums.iter().map(|sums| self.table(sums)));
         }
-        let tables = sums.iter().zip(groups).flat_map(|(sums, group)| self.tables(sums, group.alphabet));
-        TableSet {
-            counts: vec![1; groups.len()],
-            tables: tables.collect(),
-            classes: Vec::new(),
-            limits: Vec::new(),
-        }
+        let counts = vec![1; groups.len()];
+        (TableSet { counts, tables, classes: Vec::new(), limits: Vec::new() }, choices)
     }
 
-    fn by_channel(&self, counts: &Counts) -> TableSet {
+    fn by_channel(&self, counts: &Counts) -> (TableSet, Vec<Choice>) {
         let mut tables = Vec::with_capacity(self.layout.channels);
+        let mut choices = Vec::new();
         if self.source == Source::Chunk {
+            choices.resize(self.layout.channels, CHOICE);
             for slot in &self.layout.slots {
+                let bands = self.bands(slot);
                 for row in slot.first_channel..slot.first_channel + slot.cols {
-                    let mut sums = vec![0; self.entries(slot)];
-                    counts.add_to(row, &mut sums);
+                    let mut sums = vec![0; bands.folded()];
+                    bands.fold(counts.row(row), CHOICE, &mut sums);
                     tables.extend(self.tables(&sums, slot.alphabet));
                 }
             }
         } else {
-            let (classes, groups) = self.cluster(counts);
+            let found = self.cluster(counts, &self.classes, self.settings.classes);
             for (slot, grouped) in self.layout.slots.iter().zip(&self.classes.slots) {
-                let classes = classes.iter().enumerate().skip(slot.first_channel).take(slot.cols);
-                for (row, class) in classes {
-                    let class = &groups[grouped.group].sums[usize::from(*class)];
-                    let mut own = vec![0; class.len()];
-                    counts.add_to(row, &mut own);
+                let bands = self.bands(slot);
+                for row in slot.first_channel..slot.first_channel + slot.cols {
+                    let class = &found.groups[grouped.group].sums[usize::from(found.classes[row])];
+                    let mut own = vec![0; bands.folded()];
+                    bands.fold(counts.row(row), found.choices[row], &mut own);
                     // Each context by itself.
                     let blocks = own.chunks_exact(slot.alphabet).zip(class.chunks_exact(slot.alphabet));
                     tables.extend(blocks.map(|(own, class)| self.table(&drawn(own, class, SHRINKAGE))));
                 }
             }
+            choices = found.choices;
         }
         let counts = self.layout.groups.iter().map(|group| group.tables).collect();
-        TableSet { counts, tables, classes: Vec::new(), limits: Vec::new() }
+        (TableSet { counts, tables, classes: Vec::new(), limits: Vec::new() }, choices)
     }
 
-    fn by_class(&self, counts: &Counts) -> TableSet {
-        let (classes, groups) = self.cluster(counts);
+    fn by_class(&self, counts: &Counts) -> (TableSet, Vec<Choice>) {
+        let Found { classes, choices, groups } = self.cluster(counts, &self.classes, self.settings.classes);
         let tables = groups
             .iter()
             .zip(&self.classes.groups)
@@ -125,29 +129,37 @@ impl TableCalibrator {
             .flat_map(|(sums, alphabet)| self.tables(sums, alphabet))
             .collect();
         let counts = groups.iter().map(|group| group.sums.len()).collect();
-        TableSet { counts, tables, classes, limits: Vec::new() }
+        (TableSet { counts, tables, classes, limits: Vec::new() }, choices)
     }
 
     /// The class of every channel, and the classes of each group.
-    fn cluster(&self, counts: &Counts) -> (Vec<u8>, Vec<Clusters>) {
-        let mut members: Vec<Vec<usize>> = vec![Vec::new(); self.classes.groups.len()];
-        for slot in &self.classes.slots {
+    fn cluster(&self, counts: &Counts, layout: &Layout, classes: usize) -> Found {
+        let mut members: Vec<Vec<usize>> = vec![Vec::new(); layout.groups.len()];
+        for slot in &layout.slots {
             members[slot.group].extend(slot.first_channel..slot.first_channel + slot.cols);
         }
-        let mut classes = vec![0; self.classes.channels];
-        let groups = members
-            .iter()
-            .zip(&self.classes.groups)
-            .map(|(members, group)| {
-                let clusters = cluster(counts, members, (group.alphabet, group.each), self.settings.classes);
-                for (channel, class) in members.iter().zip(&clusters.class_of) {
-                    classes[*channel] = *class;
-                }
-                clusters
-            })
-            .collect();
-        (classes, groups)
+        let mut found = Found {
+            classes: vec![0; layout.channels],
+            choices: vec![CHOICE; layout.channels],
+            groups: Vec::with_capacity(layout.groups.len()),
+        };
+        for (members, Group { alphabet, each, .. }) in members.iter().zip(&layout.groups) {
+            let bands = Bands { alphabet: *alphabet, contexts: *each > 1 };
+            let clusters = cluster(counts, members, bands, classes);
+            for ((channel, class), choice) in members.iter().zip(&clusters.class_of).zip(&clusters.choices) {
+                (found.classes[*channel], found.choices[*channel]) = (*class, *choice);
+            }
+            found.groups.push(clusters);
+        }
+        found
     }
+}
+
+/// Classes of all channels.
+struct Found {
+    classes: Vec<u8>,
+    choices: Vec<Choice>,
+    groups: Vec<Clusters>,
 }
 
 /// Counts drawn towards others, which weigh as much as this many symbols.
@@ -177,26 +189,30 @@ impl Calibrator for TableCalibrator {
     fn finish(&self, planes: Vec<StageData>) -> Result<StageData> {
         let other = || Error::profile("histograms of another model");
         let mut counts = Counts::default();
-        let mut limits = Vec::new();
+        let mut edges: Vec<Edges> = Vec::new();
         let mut slots = self.layout.planes();
         for data in &planes {
             let slots = slots.next().ok_or_else(other)?;
-            let entries =
-                slots.iter().flat_map(|slot| std::iter::repeat_n(self.entries(slot), self.rows_of(slot)));
+            let entries = slots
+                .iter()
+                .flat_map(|slot| std::iter::repeat_n(self.bands(slot).entries(), self.rows_of(slot)));
             counts.append(data, entries)?;
             if slots.iter().any(|slot| self.layout.has_contexts(slot)) {
-                limits.extend_from_slice(data.get_u8("limits")?.1.as_chunks::<2>().0);
+                edges.extend_from_slice(data.get_u8("edges")?.1.as_chunks().0);
             }
         }
-        if slots.next().is_some() {
+        if slots.next().is_some() || edges.len() != self.layout.context_channels() {
             return Err(other());
         }
-        let mut set = match self.layout.scope {
+        let (mut set, choices) = match self.layout.scope {
             Scope::One | Scope::Layer => self.by_group(&counts),
             Scope::Channel => self.by_channel(&counts),
             Scope::Class => self.by_class(&counts),
         };
-        set.limits = limits;
+        let channels = self.layout.slots.iter().filter(|slot| self.layout.has_contexts(slot));
+        let channels = channels.flat_map(|slot| slot.first_channel..slot.first_channel + slot.cols);
+        let limits = channels.zip(&edges).map(|(channel, edges)| contexts::limits(edges, choices[channel]));
+        set.limits = limits.collect();
         Ok(set.to_data())
     }
 }
@@ -209,7 +225,7 @@ struct Tally {
     contexts: bool,
     /// `[row][symbol]`; one row, or one for each column.
     counts: Vec<u32>,
-    /// `[column][symbol before][symbol]`, if there are contexts: their limits are not known yet.
+    /// `[column][symbol before][symbol]`, if there are contexts: their bands are not known yet.
     pairs: Vec<u32>,
 }
 
@@ -254,52 +270,32 @@ impl Accumulator for Tallies {
 
     fn finish(self: Box<Self>) -> Result<StageData> {
         let mut counts = Counts::default();
-        let mut all_limits = Vec::new();
+        let mut all_edges = Vec::new();
         for tally in &self.0 {
             let alphabet = tally.slot.alphabet;
             let mut pairs = tally.pairs.chunks_exact(alphabet * alphabet);
-            let rows = if tally.contexts { tally.slot.cols } else { usize::MAX };
-            for row in tally.counts.chunks_exact(alphabet).take(rows) {
-                if let Some(pairs) = pairs.next() {
-                    let limits = limits(row);
-                    all_limits.extend(limits);
-                    let mut all = vec![0u32; CONTEXT_TABLES * alphabet];
-                    all[..alphabet].copy_from_slice(row);
-                    for (before, pairs) in pairs.chunks_exact(alphabet).enumerate() {
-                        let context = limits.iter().filter(|limit| before >= usize::from(**limit)).count();
-                        let sums = &mut all[(1 + context) * alphabet..][..alphabet];
-                        for (sum, count) in sums.iter_mut().zip(pairs) {
-                            *sum = sum.saturating_add(*count);
-                        }
-                    }
-                    counts.push(&all);
-                } else {
+            for row in tally.counts.chunks_exact(alphabet) {
+                let Some(pairs) = pairs.next().filter(|_| tally.contexts) else {
                     counts.push(row);
+                    continue;
+                };
+                let edges = contexts::edges(row);
+                let mut all = row.to_vec();
+                all.resize((1 + BANDS) * alphabet, 0);
+                for (before, pairs) in pairs.chunks_exact(alphabet).enumerate() {
+                    let band = edges.iter().filter(|edge| before >= usize::from(**edge)).count();
+                    for (sum, count) in all[(1 + band) * alphabet..].iter_mut().zip(pairs) {
+                        *sum = sum.saturating_add(*count);
+                    }
                 }
+                counts.push(&all);
+                all_edges.extend(edges);
             }
         }
         let mut data = counts.to_data();
-        if !all_limits.is_empty() {
-            data.put_u8("limits", &[all_limits.len()], &all_limits);
+        if self.0.iter().any(|tally| tally.contexts) {
+            data.put_u8("edges", &[all_edges.len()], &all_edges);
         }
         Ok(data)
     }
-}
-
-/// Limits that make three contexts of about equal weight.
-fn limits(counts: &[u32]) -> Limits {
-    let total: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-    let mut below = 0;
-    let mut limits = [0, 0];
-    for (symbol, count) in counts.iter().enumerate() {
-        below += u64::from(*count);
-        // Symbols of contexts are below 32.
-        if 3 * below < total {
-            limits[0] = symbol as u8 + 1;
-        }
-        if 3 * below < 2 * total {
-            limits[1] = symbol as u8 + 1;
-        }
-    }
-    [limits[0].min(MAX_LIMIT - 1), (limits[1] + 1).min(MAX_LIMIT - 1)]
 }

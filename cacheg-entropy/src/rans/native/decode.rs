@@ -125,12 +125,7 @@ impl<'j> DecodeStream<'j> {
     }
 
     /// Goes on to the next run; `None` at the end of a good stream.
-    fn advance<K: Kernel>(
-        &mut self,
-        kernel: K,
-        native: &mut Native,
-        sink: &mut dyn ElementSink,
-    ) -> Result<Option<Work>> {
+    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native, sink: &mut dyn ElementSink) -> Result<Option<Work>> {
         loop {
             if self.col == self.columns.cols {
                 if self.outside {

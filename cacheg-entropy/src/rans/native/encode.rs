@@ -1,9 +1,11 @@
 //! Encoding several streams at a time: everything backwards.
 
-use cacheg_core::{Result, Segment};
+use std::ops::Range;
+
+use cacheg_core::{ElementEncodeJob, ElementSource, ElementSpan, Error, Result, Segment, SymbolBounds};
 
 use super::{
-    BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
+    Ahead, BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work, words_per_step,
 };
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER};
@@ -16,10 +18,7 @@ pub(in crate::rans) struct EncodeStream<'j> {
     result: &'j mut Result<usize>,
     /// Segments before the current one.
     segments: &'j [Segment],
-    /// Their symbols.
-    earlier: &'j [u8],
-    /// The current one's.
-    symbols: &'j [u8],
+    input: Input<'j>,
     columns: Columns<'j>,
     size: u16,
     lanes: Lanes,
@@ -32,6 +31,32 @@ pub(in crate::rans) struct EncodeStream<'j> {
     header: &'j mut [u8; HEADER],
     room: &'j mut [[u8; 2]],
     written: usize,
+    ahead: Ahead,
+}
+
+/// What goes in.
+enum Input<'j> {
+    Symbols {
+        /// Those of the segments before the current one.
+        earlier: &'j [u8],
+        own: &'j [u8],
+    },
+    Elements {
+        job: usize,
+        /// Bounds of the columns of the segments before the current one.
+        earlier: &'j [SymbolBounds],
+        own: &'j [SymbolBounds],
+        /// The number of the current segment's first symbol.
+        base: usize,
+        escaped: &'j mut Vec<u32>,
+    },
+}
+
+/// For streams of symbols.
+pub(in crate::rans) struct NoSource;
+
+impl ElementSource for NoSource {
+    fn open(&self, _: usize, _: usize, _: Range<usize>, _: &mut dyn FnMut(&ElementSpan<'_>)) {}
 }
 
 impl<'j> EncodeStream<'j> {
@@ -44,6 +69,33 @@ impl<'j> EncodeStream<'j> {
         out: &'j mut [u8],
         result: &'j mut Result<usize>,
     ) -> Option<Self> {
+        Self::with_input(bound, segments, Input::Symbols { earlier: symbols, own: &[] }, out, result)
+    }
+
+    /// As [`new`](Self::new), of stream number `number`; there are bounds for each column of each segment.
+    pub(in crate::rans) fn of_elements(
+        bound: &'j BoundRans,
+        number: usize,
+        job: &'j mut ElementEncodeJob<'_>,
+    ) -> Option<Self> {
+        let ElementEncodeJob { segments, bounds, out, escaped, result, .. } = job;
+        let base = segments.iter().map(Segment::len).sum();
+        let input = Input::Elements { job: number, earlier: bounds, own: &[], base, escaped };
+        Self::with_input(bound, segments, input, out, result)
+    }
+
+    /// There are no kernels for it.
+    pub(in crate::rans) fn refuse(self) {
+        *self.result = Err(Error::unsupported("elements without vector kernels"));
+    }
+
+    fn with_input(
+        bound: &'j BoundRans,
+        segments: &'j [Segment],
+        input: Input<'j>,
+        out: &'j mut [u8],
+        result: &'j mut Result<usize>,
+    ) -> Option<Self> {
         let Some((header, room)) = out.split_first_chunk_mut() else {
             *result = Err(stream::full());
             return None;
@@ -53,8 +105,7 @@ impl<'j> EncodeStream<'j> {
             bound,
             result,
             segments,
-            earlier: symbols,
-            symbols: &[],
+            input,
             columns,
             size: 0,
             lanes: Lanes::new(columns),
@@ -65,18 +116,24 @@ impl<'j> EncodeStream<'j> {
             header,
             room: room.as_chunks_mut().0,
             written: 0,
+            ahead: Ahead::NONE,
         })
     }
 
     /// Goes on to the next run; `None` at the end.
-    fn advance<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<Option<Work>> {
+    fn advance<K: Kernel>(
+        &mut self,
+        kernel: K,
+        native: &mut Native,
+        source: &dyn ElementSource,
+    ) -> Result<Option<Work>> {
         loop {
             if self.steps == 0 {
                 if self.cols == 0 && !self.next_segment(native)? {
                     return Ok(None);
                 }
                 if self.cols == self.first {
-                    self.begin_block(kernel, native)?;
+                    self.begin_block(kernel, native, source)?;
                 }
                 self.cols -= 1;
                 self.steps = self.lanes.steps();
@@ -100,6 +157,7 @@ impl<'j> EncodeStream<'j> {
                 symbols: &native.steps()[at..=at],
                 steps: 1,
                 stride: 1,
+                ahead: Ahead::NONE,
             };
             match mode {
                 Mode::Plain => kernel.encode_part::<PLAIN>(run, self.lanes.more),
@@ -114,11 +172,22 @@ impl<'j> EncodeStream<'j> {
         while let Some((segment, rest)) = self.segments.split_last() {
             self.segments = rest;
             if segment.is_empty() {
+                if let Input::Elements { earlier, .. } = &mut self.input {
+                    *earlier = &earlier[..earlier.len() - segment.cols];
+                }
                 continue;
             }
             self.columns = self.bound.columns(segment)?;
             self.size = segment.alphabet.size;
-            (self.earlier, self.symbols) = self.earlier.split_at(self.earlier.len() - segment.len());
+            match &mut self.input {
+                Input::Symbols { earlier, own } => {
+                    (*earlier, *own) = earlier.split_at(earlier.len() - segment.len());
+                }
+                Input::Elements { earlier, own, base, .. } => {
+                    (*earlier, *own) = earlier.split_at(earlier.len() - segment.cols);
+                    *base -= segment.len();
+                }
+            }
             self.lanes = Lanes::new(self.columns);
             (self.cols, self.first) = (self.columns.cols, self.columns.cols);
             native.reserve(self.lanes);
@@ -127,11 +196,38 @@ impl<'j> EncodeStream<'j> {
         Ok(false)
     }
 
-    fn begin_block<K: Kernel>(&mut self, kernel: K, native: &mut Native) -> Result<()> {
+    fn begin_block<K: Kernel>(
+        &mut self,
+        kernel: K,
+        native: &mut Native,
+        source: &dyn ElementSource,
+    ) -> Result<()> {
         let end = self.cols;
         self.first = (end - 1) / BLOCK * BLOCK;
-        kernel.gather_rows(self.symbols, self.lanes, self.first..end, native.steps());
-        if native.top(self.lanes, end - self.first) >= self.size { Err(outside()) } else { Ok(()) }
+        let (first, lanes) = (self.first, self.lanes);
+        match &mut self.input {
+            Input::Symbols { own, .. } => {
+                kernel.gather_rows(own, lanes, first..end, native.steps());
+                if native.top(lanes, end - first) >= self.size { Err(outside()) } else { Ok(()) }
+            }
+            Input::Elements { job, own, base, escaped, .. } => {
+                let escape = (self.size - 1) as u8;
+                source.open(*job, self.segments.len(), first..end, &mut |span| {
+                    let native = &mut native.steps()[(span.cols.start - first) * lanes.stride()..];
+                    let bounds = &own[span.cols.clone()];
+                    // Rows that follow each other without gaps, as those of a head do.
+                    let bytes = lanes.rows() * span.stride;
+                    let dense = span.stride == 2 * bounds.len();
+                    self.ahead = Ahead::new(span.next.get(..bytes).filter(|_| dense).unwrap_or_default());
+                    kernel.gather_elements(span, lanes, bounds, escape, native, &mut |row, col| {
+                        if escaped.len() < escaped.capacity() {
+                            escaped.push((*base + row * lanes.cols + span.cols.start + col) as u32);
+                        }
+                    });
+                });
+                Ok(())
+            }
+        }
     }
 
     /// Does this work next.
@@ -155,6 +251,7 @@ impl<'j> EncodeStream<'j> {
             symbols: &native.steps()[end - work.len(stride)..end],
             steps: work.steps,
             stride,
+            ahead: self.ahead.take(work.columns * work.steps),
         }
     }
 
@@ -174,13 +271,14 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
     kernel: K,
     mut queue: impl Iterator<Item = EncodeStream<'j>>,
     scratch: &mut Scratch,
+    source: &dyn ElementSource,
 ) {
     let mut slots: [Option<EncodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
         let mut work: Option<Work> = None;
         for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
             while let Some(mut stream) = slot.take() {
-                match stream.advance(kernel, native) {
+                match stream.advance(kernel, native, source) {
                     Ok(Some(next)) => {
                         // A round is for streams of one kind only; usually there is only one kind.
                         let so_far = *work.get_or_insert(next);
