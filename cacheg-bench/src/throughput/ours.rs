@@ -6,8 +6,8 @@ use cacheg::core::{
     BindCx, BoundCoder, Build, Coder, CoderScratch, DecodeJob, EncodeJob, PartCx, ResultExt, Seen, Segment,
     Source, StageData, TileCx,
 };
-use cacheg_entropy::rans::{Level, Rans};
 use cacheg::{Error, Registry, Result, spec};
+use cacheg_entropy::rans::{Level, Rans};
 
 use super::race::{Codec, Entrant, Family, Work};
 use super::symbols::{Order, Stream, Symbols};

@@ -6,7 +6,7 @@ use cacheg::core::{Dtype, RopeScaling};
 use candle_core::{Device, Tensor};
 
 use super::{bits, floats, tiny, with_dtype};
-use crate::llm::{KvState, Model, Step, Tokenizer};
+use crate::llm::{KvState, Model, Statistics, Step, Tokenizer};
 
 struct Expected {
     tokens: Vec<u32>,
@@ -108,6 +108,46 @@ fn greedy_text_goes_on_where_the_cache_ends() {
             let logits = floats(&model.logits(&prefill(&all).0).unwrap());
             assert_eq!(crate::llm::argmax(&logits), *token);
             all.push(*token);
+        }
+    }
+}
+
+/// Statistics of the last queries, computed again from those queries and the cached keys.
+#[test]
+fn statistics_follow_from_queries_and_keys() {
+    const RECENT: usize = 7;
+    let model = Model::open(&tiny("tiny.gguf"), &|_, _| ()).unwrap();
+    let (heads, dim, group) = (model.hyper().heads, model.hyper().head_dim, model.hyper().group());
+    let tokens = expected("gguf").tokens;
+    let n = tokens.len();
+    let statistics = Statistics::new(model.hyper(), n, RECENT);
+    let mut kv = KvState::new(model.geometry());
+    // In two prefills, the second of which begins inside the last queries.
+    model.prefill(&tokens[..n - 3], &mut kv, Some(&statistics), &|_, _| ()).unwrap();
+    model.prefill(&tokens[n - 3..], &mut kv, Some(&statistics), &|_, _| ()).unwrap();
+    let cache = kv.to_cache().unwrap();
+    for (index, layer) in statistics.into_layers().iter().enumerate() {
+        let mut keys = vec![0.0; n * heads / group * dim];
+        cache.view().load(2 * index, 0, n, &mut keys);
+        for head in 0..heads {
+            let mut sums = vec![0.0f64; n];
+            for late in 0..RECENT {
+                let query = &layer.queries[(head * RECENT + late) * dim..][..dim];
+                let seen = n - RECENT + late + 1;
+                let score = |token: usize| {
+                    let key = &keys[(token * heads / group + head / group) * dim..][..dim];
+                    let product: f32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
+                    f64::from(product / (dim as f32).sqrt()).exp()
+                };
+                let all: f64 = (0..seen).map(score).sum();
+                (0..seen).for_each(|token| sums[token] += score(token) / all);
+            }
+            for (token, sum) in sums.iter().enumerate() {
+                let got = f64::from(layer.recent[head * n + token]);
+                assert!((got - sum).abs() < 1e-4, "layer {index}, head {head}, token {token}: {got} {sum}");
+            }
+            let all: f32 = layer.accumulated[head * n..][..n].iter().sum();
+            assert!((all - n as f32).abs() < 1e-2, "{all}");
         }
     }
 }
