@@ -1,5 +1,6 @@
 //! The commands of the feature `llm`, on a tiny model.
 #![cfg(feature = "llm")]
+#![expect(clippy::unwrap_used, reason = "a panic in a test's helper fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -42,10 +42,10 @@ mod state;
 mod tokenizer;
 mod weights;
 
-pub use fetch::{FETCHABLE, Fetched, cache_folder, fetch, resolve};
+pub use fetch::{FETCHABLE, Fetchable, Fetched, cache_folder, fetch, resolve};
 pub use hyper::Hyper;
 pub use model::{Model, Progress, Step, argmax, log_sum_exp};
-pub use observe::{AttentionBlock, Observer, Statistics};
+pub use observe::{AttentionBlock, LayerStatistics, Observer, Statistics};
 pub use state::KvState;
 pub use tokenizer::Tokenizer;
 

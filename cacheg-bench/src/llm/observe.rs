@@ -39,7 +39,7 @@ pub struct AttentionBlock<'a> {
     pub outputs: &'a [f32],
 }
 
-/// Attention statistics, by which codecs guess which tokens matter (FIELD: importance).
+/// Attention statistics, by which codecs guess which tokens matter.
 #[derive(Debug)]
 pub struct Statistics {
     heads: usize,
