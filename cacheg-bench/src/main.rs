@@ -1,7 +1,11 @@
 //! The `cacheg-bench` command.
 
 mod codec;
+#[cfg(feature = "llm")]
+mod model;
 mod peak;
+#[cfg(feature = "llm")]
+mod prefill;
 mod throughput;
 
 use std::process::ExitCode;
@@ -16,6 +20,13 @@ enum Cli {
     Codec(codec::Args),
     /// Speed and size of coders against peers, and of whole encodes and decodes by preset and threads
     Throughput(throughput::Args),
+    /// Fetch a language model, or show what one looks like
+    #[cfg(feature = "llm")]
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Run a language model over a text and write its KV cache
+    #[cfg(feature = "llm")]
+    Prefill(prefill::Args),
     /// Encode or decode in this process and print its peak memory (used by `codec`)
     #[command(hide = true)]
     Peak(peak::Args),
@@ -25,6 +36,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Codec(args) => codec::run(&args),
         Cli::Throughput(args) => throughput::run(&args),
+        #[cfg(feature = "llm")]
+        Cli::Model(command) => model::run(&command),
+        #[cfg(feature = "llm")]
+        Cli::Prefill(args) => prefill::run(&args),
         Cli::Peak(args) => peak::run(&args),
     };
     match result {

@@ -43,7 +43,7 @@ pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling, Shape};
 pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
-pub use kv_file::{KvFile, kv_metadata, write_kv};
+pub use kv_file::{ExtraTensor, KvFile, kv_metadata, write_kv, write_kv_with};
 pub use limits::Limits;
 pub use pipeline::Pipeline;
 pub use plan::Plan;

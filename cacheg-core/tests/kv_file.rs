@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cacheg_core::{
-    Dtype, ErrorKind, Geometry, Kind, KvCache, KvFile, KvView, LayerGroup, Limits, Order, Pairing, Plane,
-    Result, Rope, RopeScaling, Shape, kv_metadata, write_kv,
+    Dtype, ErrorKind, ExtraTensor, Geometry, Kind, KvCache, KvFile, KvView, LayerGroup, Limits, Order,
+    Pairing, Plane, Result, Rope, RopeScaling, Shape, kv_metadata, write_kv, write_kv_with,
 };
 use safetensors::{Dtype as StDtype, SafeTensors};
 
@@ -539,6 +539,34 @@ fn written_files_are_safetensors_files() {
     assert_eq!(u64::from_le_bytes(*bytes.first_chunk().unwrap()) % 8, 0);
     let again = read(bytes).unwrap();
     assert_eq!(KvCache::copy_of(&again.view(), 0, 3), cache);
+}
+
+#[test]
+fn other_tensors_travel_along() {
+    let file = KvFile::open(Path::new(SAMPLE), &Limits::default()).unwrap();
+    let values: Vec<f32> = (0..3_000).map(|i| i as f32 * 0.5).collect();
+    let tensor = |name, shape| ExtraTensor { name, shape, values: &values };
+    let mut bytes = Vec::new();
+    let extra = [tensor("layers.0.queries", &[3, 10, 100]), tensor("layers.0.attention_sum", &[3_000])];
+    write_kv_with(&mut bytes, &file.view(), file.metadata(), &extra).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let found = tensors.tensor("layers.0.queries").unwrap();
+    assert_eq!((found.dtype(), found.shape()), (StDtype::F32, &[3, 10, 100][..]));
+    assert!(found.data().chunks(4).zip(&values).all(|(bytes, value)| *bytes == value.to_le_bytes()));
+    let again = KvFile::from_bytes(bytes, &Limits::default()).unwrap();
+    assert_eq!(again.geometry(), file.geometry());
+    let copy = |view: &KvView<'_>| KvCache::copy_of(view, 0, view.tokens());
+    assert_eq!(copy(&again.view()), copy(&file.view()));
+
+    let refused = |extra: &[ExtraTensor<'_>]| {
+        write_kv_with(Vec::new(), &file.view(), file.metadata(), extra).unwrap_err().to_string()
+    };
+    assert!(refused(&[tensor("x", &[3, 100])]).contains("3000 values"));
+    assert!(refused(&[tensor("x", &[usize::MAX, 2])]).contains("3000 values"));
+    for name in ["kv", "layers.1.key", "__metadata__"] {
+        assert!(refused(&[tensor(name, &[3_000])]).contains("taken"), "{name}");
+    }
+    assert!(refused(&[tensor("x", &[3_000]), tensor("x", &[3_000])]).contains("taken"));
 }
 
 #[test]

@@ -98,7 +98,18 @@ fn check() -> Result {
     cargo("", &DENY, &["doc", "--workspace", "--no-deps", "--all-features"])?;
     cargo("fuzz", &env, &["check"])?;
     test()?;
+    language_model()?;
     peers()
+}
+
+/// What needs a language model: on tiny ones always, on a real one if it can be fetched.
+fn language_model() -> Result {
+    let get =
+        ["run", "--release", "-p", "cacheg-bench", "--features", "llm", "--", "model", "get", "smollm2"];
+    if let Err(message) = cargo("", &[], &get) {
+        eprintln!("\n== SKIPPED: tests of cacheg-bench on a real language model: {message}");
+    }
+    cargo("", &[], &["test", "--release", "-p", "cacheg-bench", "--features", "llm"])
 }
 
 /// Everything above only compiles the feature `peers`; running it needs the library.

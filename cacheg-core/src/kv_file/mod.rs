@@ -36,7 +36,7 @@ use layout::Layout;
 use mmap::Bytes;
 
 pub use metadata::kv_metadata;
-pub use write::write_kv;
+pub use write::{ExtraTensor, write_kv, write_kv_with};
 
 /// A KV cache in a safetensors file, checked, its tensors not copied.
 #[derive(Debug)]

@@ -21,27 +21,72 @@ const BLOCK: usize = 1024;
 ///
 /// # Errors
 /// If the writer fails, or the metadata is too long for a header.
-pub fn write_kv(mut writer: impl Write, kv: &KvView<'_>, metadata: &BTreeMap<String, String>) -> Result<()> {
+pub fn write_kv(writer: impl Write, kv: &KvView<'_>, metadata: &BTreeMap<String, String>) -> Result<()> {
+    write_kv_with(writer, kv, metadata, &[])
+}
+
+/// A tensor of f32 that a KV cache's file carries along; readers of KV caches pass over it.
+#[derive(Debug, Clone, Copy)]
+pub struct ExtraTensor<'a> {
+    /// Any that is not a plane's: not `kv`, nor `layers.{i}.key`, `.value` or `.latent`.
+    pub name: &'a str,
+    /// Its axes.
+    pub shape: &'a [usize],
+    /// Row-major.
+    pub values: &'a [f32],
+}
+
+/// As [`write_kv`], with other tensors beside the planes, such as queries and attention statistics.
+///
+/// # Errors
+/// As [`write_kv`]; if a tensor's values do not fit its shape, or its name is taken.
+pub fn write_kv_with(
+    mut writer: impl Write,
+    kv: &KvView<'_>,
+    metadata: &BTreeMap<String, String>,
+    extra: &[ExtraTensor<'_>],
+) -> Result<()> {
     // Wide elements first, so that all tensors are aligned (the sort is stable: layers stay in order).
     let mut planes: Vec<&Plane> = kv.planes().iter().collect();
     planes.sort_by_key(|plane| std::cmp::Reverse(plane.shape.dtype.size()));
-    let header = header(kv, &planes, metadata)?;
+    let header = header(kv, &planes, metadata, extra)?;
     let length = header.len() as u64;
     let mut write = |bytes: &[u8]| writer.write_all(bytes);
     let written = write(&length.to_le_bytes())
         .and_then(|()| write(&header))
+        .and_then(|()| extra.iter().try_for_each(|tensor| write_extra(&mut write, tensor)))
         .and_then(|()| planes.iter().try_for_each(|plane| write_plane(&mut write, kv, plane)))
         .and_then(|()| writer.flush());
     written.map_err(|source| Error::Io { context: "writing the KV cache".into(), source })
 }
 
-fn header(kv: &KvView<'_>, planes: &[&Plane], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+fn header(
+    kv: &KvView<'_>,
+    planes: &[&Plane],
+    metadata: &BTreeMap<String, String>,
+    extra: &[ExtraTensor<'_>],
+) -> Result<Vec<u8>> {
     let mut entries = Map::new();
     if !metadata.is_empty() {
         let texts = metadata.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
         entries.insert("__metadata__".into(), Value::Object(texts.collect()));
     }
     let mut start = 0;
+    // Before the planes: nothing is wider than f32, so that all tensors are aligned.
+    for tensor in extra {
+        if tensor.shape.iter().try_fold(1, |n: usize, axis| n.checked_mul(*axis)) != Some(tensor.values.len())
+        {
+            let count = tensor.values.len();
+            return Err(Error::data(format!("{count} values for shape {:?}", tensor.shape)).at(tensor.name));
+        }
+        let end = start + size_of_val(tensor.values);
+        let info = json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end] });
+        let taken = tensor.name == "kv" || planes.iter().any(|plane| plane.name() == tensor.name);
+        if taken || entries.insert(tensor.name.into(), info).is_some() {
+            return Err(Error::data("the name is taken").at(tensor.name));
+        }
+        start = end;
+    }
     for plane in planes {
         let end = start + kv.plane_bytes(plane.index).len();
         let info = json!({
@@ -59,6 +104,19 @@ fn header(kv: &KvView<'_>, planes: &[&Plane], metadata: &BTreeMap<String, String
         return Err(Error::limit(format!("metadata that makes a header of {} bytes", header.len())));
     }
     Ok(header)
+}
+
+fn write_extra(
+    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+    tensor: &ExtraTensor<'_>,
+) -> std::io::Result<()> {
+    let mut bytes = Vec::with_capacity(4 * BLOCK.min(tensor.values.len()));
+    for values in tensor.values.chunks(BLOCK) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        write(&bytes)?;
+    }
+    Ok(())
 }
 
 fn write_plane(

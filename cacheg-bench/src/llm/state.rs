@@ -1,0 +1,168 @@
+//! The KV cache that the model reads and extends.
+
+use cacheg::core::{Dtype, Kind, Shape};
+use cacheg::{Error, Geometry, KvCache, KvView, Result};
+
+/// A KV cache that grows: per plane and head the rows of its tokens, in the plane's element type, keys after RoPE.
+///
+/// Tokens may be missing from it (dropped by a codec): a token's position is in its key, and
+/// [`next_position`](Self::next_position) alone says where the text goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KvState {
+    geometry: Geometry,
+    tokens: usize,
+    next_position: u64,
+    /// Plane, head: `[tokens, head_dim]` in bytes.
+    heads: Vec<Vec<Vec<u8>>>,
+    /// By plane.
+    shapes: Vec<Shape>,
+}
+
+impl KvState {
+    /// An empty cache, at position 0.
+    pub fn new(geometry: &Geometry) -> Self {
+        let shapes: Vec<Shape> = geometry.planes().iter().map(|plane| plane.shape).collect();
+        let heads = shapes.iter().map(|shape| vec![Vec::new(); shape.heads as usize]).collect();
+        Self { geometry: geometry.clone(), tokens: 0, next_position: 0, heads, shapes }
+    }
+
+    /// A copy of a KV cache, bit for bit; the text goes on behind its last token.
+    pub fn of(view: &KvView<'_>) -> Self {
+        let mut state = Self::new(view.geometry());
+        let mut rows = Vec::new();
+        for (index, plane) in view.planes().iter().enumerate() {
+            rows.resize(view.tokens() * plane.channels(), 0.0);
+            view.load(index, 0, view.tokens(), &mut rows);
+            state.push_rows(index, &rows);
+        }
+        state.advance(view.tokens());
+        state.next_position = view.first_position() + view.tokens() as u64;
+        state
+    }
+
+    /// Everything as one KV cache; its first position is that of the first token if none are missing.
+    ///
+    /// # Errors
+    /// If more tokens are held than positions have passed.
+    pub fn to_cache(&self) -> Result<KvCache> {
+        let first = self.next_position.checked_sub(self.tokens as u64).ok_or_else(|| {
+            Error::data(format!("{} tokens before position {}", self.tokens, self.next_position))
+        })?;
+        let mut cache = KvCache::zeros(&self.geometry, self.tokens, first);
+        for (heads, plane) in self.heads.iter().zip(cache.view_mut().planes_mut()) {
+            let shape = plane.plane().shape;
+            let dim = shape.head_dim as usize;
+            let mut rows = vec![0.0; self.tokens * plane.plane().channels()];
+            let mut head_rows = vec![0.0; self.tokens * dim];
+            for (head, bytes) in heads.iter().enumerate() {
+                shape.dtype.widen(bytes, &mut head_rows);
+                for (row, values) in rows.chunks_exact_mut(heads.len() * dim).zip(head_rows.chunks_exact(dim))
+                {
+                    row[head * dim..][..dim].copy_from_slice(values);
+                }
+            }
+            plane.store(0, self.tokens, &rows);
+        }
+        Ok(cache)
+    }
+
+    /// What the cache looks like.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Tokens held.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Position of the token that comes next.
+    pub fn next_position(&self) -> u64 {
+        self.next_position
+    }
+
+    /// Where the text goes on, for caches from which tokens were dropped.
+    pub fn set_next_position(&mut self, position: u64) {
+        self.next_position = position;
+    }
+
+    /// Forgets the last tokens, so that `tokens` remain; nothing if there are not more.
+    pub fn truncate(&mut self, tokens: usize) {
+        let gone = self.tokens.saturating_sub(tokens);
+        self.tokens -= gone;
+        self.next_position -= gone as u64;
+        for (heads, shape) in self.heads.iter_mut().zip(&self.shapes) {
+            let row = shape.head_dim as usize * shape.dtype.size();
+            heads.iter_mut().for_each(|head| head.truncate(self.tokens * row));
+        }
+    }
+
+    /// Appends rows, `[rows, channels]`, to one plane. [`advance`](Self::advance) follows when all planes have them.
+    pub(super) fn push_rows(&mut self, plane: usize, rows: &[f32]) {
+        let shape = self.shapes[plane];
+        let (dim, size) = (shape.head_dim as usize, shape.dtype.size());
+        let channels = dim * self.heads[plane].len();
+        for (head, bytes) in self.heads[plane].iter_mut().enumerate() {
+            let mut at = bytes.len();
+            bytes.resize(at + rows.len() / channels * dim * size, 0);
+            for row in rows.chunks_exact(channels) {
+                shape.dtype.narrow(&row[head * dim..][..dim], &mut bytes[at..][..dim * size]);
+                at += dim * size;
+            }
+        }
+    }
+
+    /// So many tokens were appended to all planes.
+    pub(super) fn advance(&mut self, tokens: usize) {
+        self.tokens += tokens;
+        self.next_position += tokens as u64;
+    }
+
+    /// Index of a layer's plane: layers of models that run here have keys and values, nothing else.
+    pub(super) fn plane(layer: usize, kind: Kind) -> usize {
+        2 * layer + usize::from(kind == Kind::Value)
+    }
+
+    /// Element type of a plane.
+    pub(super) fn dtype(&self, layer: usize, kind: Kind) -> Dtype {
+        self.shapes[Self::plane(layer, kind)].dtype
+    }
+
+    /// The rows of one head.
+    pub(super) fn head(&self, layer: usize, kind: Kind, head: usize) -> &[u8] {
+        &self.heads[Self::plane(layer, kind)][head]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cacheg::core::LayerGroup;
+
+    use super::*;
+
+    #[test]
+    fn caches_go_in_and_out_bit_for_bit() {
+        let shape = |heads, dtype| Some(Shape { heads, head_dim: 4, dtype });
+        let layer = LayerGroup {
+            repeat: 2,
+            key: shape(2, Dtype::F16),
+            value: shape(3, Dtype::F32),
+            latent: None,
+            rope: None,
+        };
+        let geometry = Geometry::new([layer]).unwrap();
+        let cache = KvCache::from_fn(&geometry, 5, |plane, token, channel| {
+            (plane.index * 31 + token * 7 + channel) as f32 * 0.37 - 3.0
+        });
+        let mut state = KvState::of(&cache.view());
+        assert_eq!((state.tokens(), state.next_position()), (5, 5));
+        assert_eq!(state.to_cache().unwrap(), cache);
+        state.truncate(3);
+        assert_eq!(state.next_position(), 3);
+        assert_eq!(state.to_cache().unwrap(), KvCache::copy_of(&cache.view(), 0, 3));
+        state.truncate(9);
+        assert_eq!(state.tokens(), 3);
+        state.set_next_position(2);
+        assert!(state.to_cache().is_err());
+    }
+}
