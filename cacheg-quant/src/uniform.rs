@@ -41,6 +41,7 @@ use cacheg_core::{
     Alphabet, BindCx, BoundQuantizer, Build, Error, EscapeReader, EscapeWriter, Kind, List, Part, PartCx,
     Plane, Plugin, Quantizer, Result, Stage, TileCx, config, settings,
 };
+use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -199,6 +200,9 @@ impl Layout {
     }
 }
 
+/// The usual size of groups.
+const USUAL: usize = 32;
+
 /// Channels whose grids are held on the stack at a time.
 const BLOCK: usize = 64;
 
@@ -308,6 +312,9 @@ impl Layout {
         side: &mut [u8],
     ) -> Result<()> {
         let (rule, group) = (&self.rule, self.group_of(part));
+        if let Some(x) = x.flat().filter(|_| part.cols.is_multiple_of(group)) {
+            return quantize_groups(rule, group, x, symbols, side);
+        }
         let mut side = side.chunks_exact_mut(rule.side_len());
         for (row, symbols) in symbols.chunks_exact_mut(part.cols).enumerate() {
             for ((index, symbols), side) in symbols.chunks_mut(group).enumerate().zip(&mut side) {
@@ -402,6 +409,27 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// Groups of neighbours that follow each other without rests.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn quantize_groups(rule: &Rule, group: usize, x: &[f32], symbols: &mut [u8], side: &mut [u8]) -> Result<()> {
+    let side = side.chunks_exact_mut(rule.side_len());
+    if group == USUAL {
+        // Loops of known length.
+        let groups = x.as_chunks::<USUAL>().0.iter().zip(symbols.as_chunks_mut::<USUAL>().0);
+        groups.zip(side).try_for_each(|((x, symbols), side)| quantize_group(rule, x, symbols, side))
+    } else {
+        let groups = x.chunks_exact(group).zip(symbols.chunks_exact_mut(group));
+        groups.zip(side).try_for_each(|((x, symbols), side)| quantize_group(rule, x, symbols, side))
+    }
+}
+
+#[inline(always)]
+fn quantize_group(rule: &Rule, x: &[f32], symbols: &mut [u8], side: &mut [u8]) -> Result<()> {
+    let grid = rule.encode(x.iter(), side)?;
+    symbols.iter_mut().zip(x).for_each(|(symbol, x)| *symbol = grid.symbol(*x, rule.centre()));
+    Ok(())
 }
 
 #[cfg(test)]
