@@ -140,8 +140,9 @@ fn codecs_are_judged_by_what_the_model_makes_of_them() {
     // Too short, seen in calibration, no such codec, files that are there.
     let with = |more: &[&str]| error(folder, &[&args[..], &lengths, more].concat());
     assert!(error(folder, &[&args[..], &lengths[2..]].concat()).contains("1044 of context"));
-    assert!(with(&["--calibration", "b.txt"]).contains("test text `b`: 100.0 %"));
+    let shared = with(&["--calibration", "b.txt"]);
+    assert!(shared.contains("test text `b`: ") && shared.contains("most in `b`"), "{shared}");
     assert!(with(&["--codecs", "q9"]).contains("unknown preset `q9`"));
     assert!(with(&["--csv", "out.csv"]).contains("--force"));
-    assert!(with(&["--contexts", "longchat:a.txt"]).contains("a.txt, line 1: not a JSON object"));
+    assert!(with(&["--contexts", "longchat:a.txt"]).contains("a.txt, line 1: invalid data: not a JSON"));
 }
