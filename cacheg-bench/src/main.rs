@@ -6,6 +6,8 @@ mod model;
 mod peak;
 #[cfg(feature = "llm")]
 mod prefill;
+#[cfg(feature = "llm")]
+mod quality;
 mod throughput;
 
 use std::process::ExitCode;
@@ -27,6 +29,9 @@ enum Cli {
     /// Run a language model over a text and write its KV cache
     #[cfg(feature = "llm")]
     Prefill(prefill::Args),
+    /// What codecs do to a language model's predictions, and at what size
+    #[cfg(feature = "llm")]
+    Quality(quality::Args),
     /// Encode or decode in this process and print its peak memory (used by `codec`)
     #[command(hide = true)]
     Peak(peak::Args),
@@ -40,6 +45,8 @@ fn main() -> ExitCode {
         Cli::Model(command) => model::run(&command),
         #[cfg(feature = "llm")]
         Cli::Prefill(args) => prefill::run(&args),
+        #[cfg(feature = "llm")]
+        Cli::Quality(args) => quality::run(&args),
         Cli::Peak(args) => peak::run(&args),
     };
     match result {

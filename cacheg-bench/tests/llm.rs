@@ -78,3 +78,71 @@ fn models_are_shown_and_read_texts() {
     assert!(error(folder, &["model", "show"]).contains("model get smollm2"));
     assert!(error(folder, &["model", "get", "gpt5"]).contains("there are: smollm2"));
 }
+
+#[test]
+fn codecs_are_judged_by_what_the_model_makes_of_them() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), model());
+    let folder = folder.path();
+    let words = |seed: u32, n: u32| -> String {
+        (0..n).map(|i| format!("{} ", (i + seed).wrapping_mul(2_654_435_761) >> 17)).collect()
+    };
+    std::fs::write(folder.join("a.txt"), words(1, 60)).unwrap();
+    std::fs::write(folder.join("b.txt"), words(1_000, 60)).unwrap();
+    std::fs::write(folder.join("c.txt"), words(2_000, 60)).unwrap();
+    let lengths = ["--tokens", "70", "--continuation", "20", "--greedy", "5", "--model", &model];
+    let spec = "uniform(bits=3;axis=channel,token;group=32)|raw";
+    let codecs = format!("f16,lossless,{spec},fast@3");
+    let args = ["quality", "--contexts", "a.txt", "b.txt", "--calibration", "c.txt", "--codecs", &codecs];
+    let report = json(folder, &[&args[..], &lengths, &["--csv", "out.csv", "--json"]].concat());
+    let rows = report["rows"].as_array().unwrap();
+    // Two tasks, four codecs, over all contexts and on each of two.
+    assert_eq!(rows.len(), 2 * 4 * 3);
+    for row in rows {
+        let number = |key: &str| row[key].as_f64().unwrap();
+        let codec = row["codec"].as_str().unwrap();
+        if ["f16", "lossless"].contains(&codec) {
+            // Not nearly: bit for bit.
+            assert_eq!(
+                (number("kl"), number("delta_ppl_percent"), number("top1_percent")),
+                (0.0, 0.0, 100.0)
+            );
+        } else {
+            assert!(number("kl") > 0.0, "{row}");
+        }
+        assert_eq!(row.get("greedy_percent").is_some(), row["task"] == "continuation");
+        if codec == "f16" && row["task"] == "continuation" {
+            assert_eq!((number("greedy_percent"), number("greedy_first")), (100.0, 5.0));
+        }
+        assert_eq!(row["level"].as_u64(), (codec == "fast").then_some(3));
+        assert_eq!(number("profile_bytes") > 0.0, ["fast", "lossless"].contains(&codec));
+        if row["context"] == "all" {
+            assert!(number("kl_low") <= number("kl") && number("kl") <= number("kl_high"));
+        }
+    }
+    let table = std::fs::read_to_string(folder.join("out.csv")).unwrap();
+    assert_eq!(table.lines().count(), 1 + 2 * 4 * 2);
+    assert!(table.contains(&format!("\"{spec}\"")));
+
+    // The same again, the seconds apart.
+    let again = json(folder, &[&args[..], &lengths, &["--json"]].concat());
+    let kept = |report: &Value| -> Vec<Value> {
+        let mut rows = report["rows"].as_array().unwrap().clone();
+        for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+            row.retain(|key, _| !key.starts_with("encode_s") && !key.starts_with("decode_s"));
+        }
+        rows
+    };
+    assert_eq!(kept(&report), kept(&again));
+    let output = run(folder, &[&args[..], &lengths].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("fast@3") && text.contains("read once more"), "{text}");
+
+    // Too short, seen in calibration, no such codec, files that are there.
+    let with = |more: &[&str]| error(folder, &[&args[..], &lengths, more].concat());
+    assert!(error(folder, &[&args[..], &lengths[2..]].concat()).contains("1044 of context"));
+    let shared = with(&["--calibration", "b.txt"]);
+    assert!(shared.contains("test text `b`: ") && shared.contains("most in `b`"), "{shared}");
+    assert!(with(&["--codecs", "q9"]).contains("unknown preset `q9`"));
+    assert!(with(&["--csv", "out.csv"]).contains("--force"));
+    assert!(with(&["--contexts", "longchat:a.txt"]).contains("a.txt, line 1: invalid data: not a JSON"));
+}

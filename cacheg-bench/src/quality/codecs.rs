@@ -1,0 +1,204 @@
+//! Codecs by name, and KV caches through them and back.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use cacheg::core::{Cpu, Plan, ResultExt};
+use cacheg::{
+    Encoder, Error, ErrorKind, Geometry, KvCache, KvView, Limits, Pipeline, Profile, Registry, Result,
+};
+use cacheg::{calibrate, flow};
+
+/// Baselines that are no presets: name and spec.
+const BASELINES: &[(&str, &str)] =
+    &[("f16", "bytes|raw"), ("kivi2", "uniform(bits=2;axis=channel,token;group=32;zero=true)|raw")];
+
+/// What `default` stands for.
+const DEFAULT: &str = "f16,lossless,q8,q4,kivi4,kivi2,hadamard4,cachegen-release,cachegen-paper@0,cachegen-paper@1,\
+    cachegen-paper@2,cachegen-paper@3,fast@0,fast@1,fast@2,fast@3";
+
+/// Presets that stand for codes which have no profile: their chunks carry all tables.
+const WITHOUT_PROFILE: &[&str] = &["cachegen-release"];
+
+/// Tokens of a chunk of what is no preset.
+const CHUNK_TOKENS: usize = 1_500;
+
+/// A pipeline with a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Codec {
+    /// Preset, baseline, or the spec itself.
+    pub(crate) codec: String,
+    /// Of a preset that has several.
+    pub(crate) level: Option<usize>,
+    pub(crate) spec: String,
+    chunk_tokens: usize,
+    profile: bool,
+}
+
+impl Codec {
+    /// For a table.
+    pub(crate) fn name(&self) -> String {
+        self.level.map_or_else(|| self.codec.clone(), |level| format!("{}@{level}", self.codec))
+    }
+}
+
+/// Codecs from lists with commas, which may also be inside the parentheses of a spec.
+pub(crate) fn parse(lists: &[String]) -> Result<Vec<Codec>> {
+    let mut codecs = Vec::new();
+    for list in lists {
+        for name in split(list) {
+            match name {
+                "default" => codecs.extend(parse(&[DEFAULT.to_owned()])?),
+                name => codecs.push(one(name)?),
+            }
+        }
+    }
+    Ok(codecs)
+}
+
+fn split(list: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0usize;
+    let at_comma = move |c: char| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    };
+    list.split(at_comma).map(str::trim).filter(|name| !name.is_empty())
+}
+
+fn one(name: &str) -> Result<Codec> {
+    let plain = |spec: &str| Codec {
+        codec: name.to_owned(),
+        level: None,
+        spec: spec.to_owned(),
+        chunk_tokens: CHUNK_TOKENS,
+        profile: true,
+    };
+    if name.contains(['|', '(']) {
+        return Ok(plain(name));
+    }
+    if let Some((_, spec)) = BASELINES.iter().find(|(known, _)| *known == name) {
+        return Ok(plain(spec));
+    }
+    let (preset, level) = match name.split_once('@') {
+        None => (cacheg::preset(name)?, None),
+        Some((preset, level)) => {
+            let level =
+                level.parse().map_err(|_| Error::setting(format!("`{name}`: the level is no number")))?;
+            (cacheg::preset(preset)?, Some(level))
+        }
+    };
+    Ok(Codec {
+        codec: preset.name.to_owned(),
+        level: (preset.levels.len() > 1).then(|| level.unwrap_or(preset.default_level)),
+        spec: preset.spec(level)?.to_owned(),
+        chunk_tokens: preset.chunk_tokens,
+        profile: !WITHOUT_PROFILE.contains(&preset.name),
+    })
+}
+
+/// A codec that is ready to run.
+pub(crate) struct Ready<'r> {
+    pub(crate) codec: Codec,
+    registry: &'r Registry,
+    encoder: Encoder,
+    profile: Option<Profile>,
+}
+
+/// A KV cache that went through a codec.
+pub(crate) struct Coded {
+    /// Of the whole container.
+    pub(crate) bytes: u64,
+    pub(crate) encode_s: f64,
+    pub(crate) decode_s: f64,
+    pub(crate) cache: KvCache,
+}
+
+/// Whether a codec wants a profile.
+pub(crate) fn wants_profile(codec: &Codec, registry: &Registry, geometry: &Geometry) -> Result<bool> {
+    let bound = Plan::bind(&Pipeline::parse(registry, &codec.spec)?, geometry, None);
+    match bound {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::Profile => Ok(codec.profile),
+        Err(error) => Err(error),
+    }
+}
+
+impl<'r> Ready<'r> {
+    /// Calibrates, if the codec wants it.
+    pub(crate) fn new(
+        codec: Codec,
+        registry: &'r Registry,
+        geometry: &Geometry,
+        calibration: &[KvView<'_>],
+    ) -> Result<Self> {
+        let pipeline = || Pipeline::parse(registry, &codec.spec);
+        let profile = wants_profile(&codec, registry, geometry)?
+            .then(|| calibrate(&[pipeline()?], calibration, codec.chunk_tokens, &|_| ()))
+            .transpose()?;
+        let encoder = Encoder::new(pipeline()?, geometry, profile.as_ref())?;
+        Ok(Self { codec, registry, encoder, profile })
+    }
+
+    /// Bytes of the profile, which all contexts share.
+    pub(crate) fn profile_bytes(&self) -> usize {
+        self.profile.as_ref().map_or(0, |profile| profile.bytes().len())
+    }
+
+    /// To a container and back.
+    pub(crate) fn run(&self, view: &KvView<'_>) -> Result<Coded> {
+        let run = || {
+            let mut container = Vec::new();
+            let start = Instant::now();
+            let chunk_tokens = self.codec.chunk_tokens;
+            let bytes =
+                flow::encode(view, &BTreeMap::new(), &self.encoder, chunk_tokens, &mut container, &|_| ())?;
+            let encode_s = start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            let decode =
+                flow::Decode { registry: self.registry, profile: self.profile.as_ref(), backend: &Cpu };
+            let cache = decode.run(&container, &Limits::default(), &|_| ())?.cache;
+            Ok(Coded { bytes, encode_s, decode_s: start.elapsed().as_secs_f64(), cache })
+        };
+        run().at(|| self.codec.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_codecs() {
+        let registry = cacheg::builtins().unwrap();
+        let all = parse(&["default".into()]).unwrap();
+        assert_eq!(all.len(), 16);
+        for codec in &all {
+            Pipeline::parse(&registry, &codec.spec).unwrap();
+        }
+        assert_eq!(all.iter().filter(|codec| !codec.profile).count(), 1);
+        let given = "uniform(bits=4;axis=channel,token)|raw, fast@3,q8,cachegen-paper";
+        let names: Vec<String> = parse(&[given.into()]).unwrap().iter().map(Codec::name).collect();
+        assert_eq!(names, ["uniform(bits=4;axis=channel,token)|raw", "fast@3", "q8", "cachegen-paper@1"]);
+        for (bad, why) in [("q9", "unknown preset"), ("fast@9", "levels 0 to 3"), ("fast@x", "no number")] {
+            let error = parse(&[bad.into()]).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn f16_is_the_same_bits() {
+        let registry = cacheg::builtins().unwrap();
+        let sample = cacheg::sample().unwrap();
+        let cache = KvCache::copy_of(&sample.view(), 0, 20);
+        let codec = one("f16").unwrap();
+        let coded = Ready::new(codec, &registry, cache.geometry(), &[]).unwrap().run(&cache.view()).unwrap();
+        assert_eq!(coded.cache, cache);
+        let values = cache.geometry().values_per_token() * 20;
+        let bits = coded.bytes as f64 * 8.0 / values as f64;
+        assert!((16.0..16.2).contains(&bits), "{bits}");
+    }
+}

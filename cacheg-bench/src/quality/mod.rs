@@ -1,0 +1,167 @@
+//! `cacheg-bench quality`: what codecs do to a language model's predictions, and at what size.
+
+mod codecs;
+mod contexts;
+mod measure;
+mod metrics;
+mod rows;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use cacheg::output::OutputFile;
+use cacheg::report::{Report, progress};
+use cacheg::{Error, KvCache, KvView, Registry, Result};
+use cacheg_bench::llm::{Model, Tokenizer, resolve};
+use serde_json::Value;
+
+use crate::prefill::with_bar;
+use codecs::{Codec, Ready};
+use contexts::Context;
+use measure::{Lengths, Outcome, Task};
+
+/// A model reads the beginning of each text; its KV cache goes through every codec and back; then the model reads on,
+/// once on its own cache and once on each reconstruction, and predictions are compared.
+///
+/// bits_per_value counts all bytes of the container, but not the profile that all contexts share (profile_bytes).
+/// kl is the mean of KL(reference ‖ codec) over the tokens that are read, in nats; top1_percent is how often the
+/// likeliest next token is the same; delta_ppl_percent is the change of perplexity. greedy_percent: the model goes on
+/// alone, so many of its tokens are at their place; greedy_first: so many before the first that differs. The task
+/// `reread` repeats the middle of the context instead of reading on. Intervals: 90 %, by bootstrap over contexts.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Texts to judge by: `default` (ten of five kinds), text files, `longchat:FILE` (JSON lines with `prompt`)
+    #[arg(long, num_args = 1.., default_value = "default")]
+    contexts: Vec<String>,
+    /// Texts to calibrate profiles on, in the same way; they must not share runs of 12 tokens with the contexts
+    #[arg(long, num_args = 1.., default_value = "default")]
+    calibration: Vec<String>,
+    /// `default`, presets (`fast@2` is level 2), `f16`, `kivi2`, or spec strings; separated by commas
+    #[arg(long, num_args = 1.., default_value = "default")]
+    codecs: Vec<String>,
+    /// Length of the contexts
+    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// Tokens that are read on the reconstruction
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    continuation: u32,
+    /// Tokens with which the model goes on alone
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    greedy: u32,
+    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Every context's rows as comma-separated values
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+    /// Report as JSON: rows over all contexts (`context` is `all`) and of every one
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let registry = cacheg::builtins()?;
+    let codecs = codecs::parse(&args.codecs)?;
+    if codecs.is_empty() {
+        return Err(Error::setting("no codecs"));
+    }
+    let csv = args.csv.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
+    let path = resolve(args.model.as_deref())?;
+    let lengths = Lengths {
+        tokens: args.tokens as usize,
+        continuation: args.continuation as usize,
+        greedy: args.greedy as usize,
+    };
+    let (test, calibration) = texts(args, &Tokenizer::open(&path)?, lengths)?;
+    let model = with_bar("loading", |progress| Model::open(&path, progress))?;
+    let ready = calibrated(&model, &registry, codecs, &calibration, lengths)?;
+    let bar = progress((test.len() * ready.len()) as u64, "quality");
+    let mut measured: Vec<(String, Vec<Outcome>)> = Vec::new();
+    for context in &test {
+        let outcomes = measure::measure(&model, &context.ids, lengths, &ready, &|| bar.inc(1));
+        measured.push((context.name.clone(), outcomes.map_err(|e| e.at(&context.name))?));
+    }
+    bar.finish_and_clear();
+
+    let mut report = Report::new("cacheg-bench");
+    report.field("model", path.display().to_string());
+    report.field("tokens", args.tokens);
+    report.field("continuation_tokens", args.continuation);
+    report.field("greedy_tokens", args.greedy);
+    report.field("calibration", calibration.iter().map(|c| Value::from(&c.name[..])).collect::<Vec<_>>());
+    let (mut singles, mut tables) = (Vec::new(), Vec::new());
+    for task in Task::ALL {
+        // A report of its own, as a table is of all rows.
+        let mut table = Report::new("cacheg-bench");
+        for (at, ready) in ready.iter().enumerate() {
+            let of =
+                |(name, outcomes): &(String, Vec<Outcome>)| rows::single(ready, task, name, &outcomes[at]);
+            singles.extend(measured.iter().map(of));
+            let outcomes: Vec<&Outcome> = measured.iter().map(|(_, outcomes)| &outcomes[at]).collect();
+            let row = rows::overall(ready, task, &outcomes);
+            table.row(rows::with_intervals(row.clone()));
+            report.row(row);
+        }
+        let title = match task {
+            Task::Continuation => format!("{} contexts of {} tokens, read on", test.len(), args.tokens),
+            Task::Reread => "the middle of the context read once more".to_owned(),
+        };
+        tables.push(format!("{title}\n{}", table.table(&rows::columns(task))));
+    }
+    if let Some(mut out) = csv {
+        let failed = |source| Error::Io { context: "cannot write the table".into(), source };
+        out.write_all(rows::csv(&singles).as_bytes()).map_err(failed)?;
+        out.commit()?;
+    }
+    singles.into_iter().for_each(|row| report.row(row));
+    report.print(args.json, |_| tables.join("\n\n"))
+}
+
+/// Texts for the test and for calibration, cut to what is used.
+fn texts(args: &Args, tokenizer: &Tokenizer, lengths: Lengths) -> Result<(Vec<Context>, Vec<Context>)> {
+    let mut test = contexts::read(&args.contexts, contexts::TEST, tokenizer)?;
+    contexts::cut(&mut test, lengths.tokens + lengths.continuation)?;
+    let mut calibration = contexts::read(&args.calibration, contexts::CALIBRATION, tokenizer)?;
+    // Shorter ones will do.
+    calibration.iter_mut().for_each(|context| context.ids.truncate(lengths.tokens));
+    contexts::check_disjoint(&calibration, &test)?;
+    if test.is_empty() {
+        return Err(Error::data("no contexts"));
+    }
+    Ok((test, calibration))
+}
+
+/// The codecs, with profiles where they want them.
+fn calibrated<'r>(
+    model: &Model,
+    registry: &'r Registry,
+    codecs: Vec<Codec>,
+    calibration: &[Context],
+    lengths: Lengths,
+) -> Result<Vec<Ready<'r>>> {
+    let geometry = model.geometry();
+    let mut wanted = false;
+    for codec in &codecs {
+        wanted |= codecs::wants_profile(codec, registry, geometry).map_err(|e| e.at(codec.name()))?;
+    }
+    let calibration = if wanted { calibration } else { &[] };
+    let bar = progress((calibration.len() + codecs.len()) as u64, "calibrating");
+    let mut caches: Vec<KvCache> = Vec::new();
+    for context in calibration {
+        let tokens = &context.ids[..context.ids.len().min(lengths.tokens)];
+        caches.push(measure::prefill(model, tokens).and_then(|(kv, _)| kv.to_cache())?);
+        bar.inc(1);
+    }
+    let views: Vec<KvView<'_>> = caches.iter().map(KvCache::view).collect();
+    let mut ready = Vec::new();
+    for codec in codecs {
+        let name = codec.name();
+        ready.push(Ready::new(codec, registry, geometry, &views).map_err(|e| e.at(name))?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(ready)
+}
