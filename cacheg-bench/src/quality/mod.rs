@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, num_args = 1.., default_value = "default")]
     codecs: Vec<String>,
     /// Length of the contexts
-    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(2..))]
     tokens: u32,
     /// Tokens that are read on the reconstruction
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
