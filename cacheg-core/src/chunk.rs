@@ -491,6 +491,7 @@ impl<'a> Chunk<'a> {
     ) -> Result<()> {
         assert!(out.planes_mut().len() == plan.planes().len(), "the output is of another geometry");
         assert!(row + self.layout.tokens <= out.tokens(), "the chunk is outside the output");
+        let elements = plan.elements(self.layout.tokens);
         // Threads own whole planes: enough of them that their tiles make up whole batches.
         let bytes = self.layout.tokens as u64 * self.geometry().bytes_per_token();
         let store = if bytes >= LARGE { Store::Streaming } else { Store::Cached };
@@ -510,7 +511,7 @@ impl<'a> Chunk<'a> {
                     for index in indices.by_ref().take(batch) {
                         tiles.push((self.layout.tile(index), self.tile_bytes(index)?));
                     }
-                    plan.decode_tiles(&tiles, self.position(), &mut out, scratch)?;
+                    plan.decode_tiles(elements, &tiles, self.position(), &mut out, scratch)?;
                     progress(tiles.iter().map(|(tile, _)| values(plan, tile)).sum());
                 }
                 Ok(())

@@ -146,14 +146,22 @@ fn bounds_of(
             (end(first - margin), end(last + margin))
         })
         .collect();
+    // If they are no escapes, cells are wider there than between the first symbols, or the elements end before.
+    // Keys are their own inverses.
+    let value = |key: i32| dtype.value(element_key(key as u16).cast_unsigned());
+    let both: Vec<f32> =
+        ends.iter().map(|end| value(end.0)).chain(ends.iter().map(|end| value(end.1))).collect();
+    let mut escapes = vec![0; both.len()];
+    front.symbols_of(plane, &both, scratch, &mut escapes).ok()?;
+    if escapes.iter().any(|symbol| usize::from(*symbol) != known) {
+        return None;
+    }
     let mut low: Vec<i32> = (0..=known).flat_map(|_| ends.iter().map(|end| end.0)).collect();
     let mut high: Vec<i32> = (0..=known).flat_map(|_| ends.iter().map(|end| end.1)).collect();
     let (mut values, mut symbols) = (vec![0.0; low.len()], vec![0; low.len()]);
     while low.iter().zip(&high).any(|(low, high)| high - low > 1) {
-        let middle = |at: usize| (low[at] + high[at]).div_euclid(2);
-        for (at, value) in values.iter_mut().enumerate() {
-            // Keys are their own inverses.
-            *value = dtype.value(element_key(middle(at) as u16).cast_unsigned());
+        for (at, to) in values.iter_mut().enumerate() {
+            *to = value((low[at] + high[at]).div_euclid(2));
         }
         front.symbols_of(plane, &values, scratch, &mut symbols).ok()?;
         for (at, symbol) in symbols.iter().enumerate() {

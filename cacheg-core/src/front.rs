@@ -11,7 +11,7 @@ use crate::{
     Result, Role, Source, StageData, TileCx,
 };
 
-/// Values of a piece: 32 KiB of `f32`.
+/// Values of a piece, 16 KiB of `f32`, unless a group of rows has more.
 const PIECE_VALUES: usize = 1 << 12;
 
 /// Most parts of one plane.
@@ -179,9 +179,8 @@ impl Front {
         symbols: &mut [u8],
     ) -> Result<()> {
         let cols = plane.channels();
-        for (values, symbols) in
-            values.chunks(PIECE_VALUES / cols * cols).zip(symbols.chunks_mut(PIECE_VALUES / cols * cols))
-        {
+        let piece = self.piece(plane, values.len() / cols).max(1) * cols;
+        for (values, symbols) in values.chunks(piece).zip(symbols.chunks_mut(piece)) {
             let rows = values.len() / cols;
             let tile = TileCx::new(plane, 0, rows, 0);
             self.reserve_rows(plane, rows, scratch);
@@ -244,7 +243,7 @@ impl Front {
     /// Tokens of a piece: what is taken through all stages at a time, of a tile of that many rows.
     pub(crate) fn piece(&self, plane: &Plane, rows: usize) -> usize {
         if self.pieces {
-            (PIECE_VALUES / plane.channels()).next_multiple_of(self.row_multiple).clamp(1, rows.max(1))
+            (PIECE_VALUES / plane.channels()).max(1).next_multiple_of(self.row_multiple).min(rows)
         } else {
             rows
         }

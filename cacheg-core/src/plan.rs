@@ -10,6 +10,9 @@ use crate::{
     BindCx, BoundCoder, Error, Geometry, Pipeline, Plane, Profile, Result, ResultExt, Source, StageData,
 };
 
+/// Tokens of a chunk that is worth tables of its own: sixteen times the symbols of a table.
+const TABULATED: usize = 512;
+
 /// A bound pipeline. Cheap to share between threads; chunks of one model reuse it.
 pub struct Plan {
     pub(crate) geometry: Geometry,
@@ -157,7 +160,7 @@ impl Plan {
     /// The tables, if this pipeline and this coder do without the other stages, and if it is worth it for so many
     /// tokens: a plan of one chunk is used only once.
     pub(crate) fn elements(&self, tokens: usize) -> Option<&Elements> {
-        if self.profile.is_none() && tokens < 512 {
+        if self.profile.is_none() && tokens < TABULATED {
             return None;
         }
         self.elements

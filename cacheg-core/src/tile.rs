@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::aligned::Aligned;
 use crate::dtype::{Store, fence};
+use crate::elements::Elements;
 use crate::front::{Coded, FrontScratch, Quantized};
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
@@ -383,20 +384,19 @@ impl Plan {
         Ok((side_bytes, escapes, reader.rest()))
     }
 
-    /// Decodes tiles, at most [`batch`](Self::batch). Does not allocate once `scratch` has grown.
+    /// Decodes tiles, at most [`batch`](Self::batch), by tables if there are any. Does not allocate once `scratch` has grown.
     pub(crate) fn decode_tiles(
         &self,
+        elements: Option<&Elements>,
         tiles: &[(Tile, &[u8])],
         position: u64,
         out: &mut TileOut<'_, '_>,
         scratch: &mut Scratch,
     ) -> Result<()> {
         self.open_tiles(tiles, scratch)?;
-        let tokens = tiles.iter().map(|(tile, _)| tile.first + tile.rows).max().unwrap_or(0);
         // Escapes are filled in one by one.
         let few = |s: &TileScratch| s.escapes.items().len() <= most_escapes(s.sizes.symbols);
-        if let Some(elements) = self.elements(tokens).filter(|_| scratch.tiles[..tiles.len()].iter().all(few))
-        {
+        if let Some(elements) = elements.filter(|_| scratch.tiles[..tiles.len()].iter().all(few)) {
             return self.decode_elements(elements, tiles, out, scratch);
         }
         self.decode_symbols(tiles, scratch)?;
@@ -581,9 +581,10 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let mut cache = crate::KvCache::zeros(view.geometry(), view.tokens(), view.first_position());
     let mut planes = cache.view_mut();
     let mut out = TileOut { planes: planes.planes_mut(), first_plane: 0, row: 0, store: Store::Streaming };
+    let elements = plan.elements(view.tokens());
     let mut result = Ok(());
     work("decode", &mut || {
-        result = plan.decode_tiles(&coded, 0, &mut out, &mut scratch);
+        result = plan.decode_tiles(elements, &coded, 0, &mut out, &mut scratch);
     });
     result
 }

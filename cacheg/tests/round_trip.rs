@@ -39,6 +39,26 @@ fn every_pipeline_every_length_with_and_without_profile() {
     }
 }
 
+/// Rows that are wider than a piece: a piece then is one group of rows.
+#[test]
+fn wide_rows() {
+    let registry = cacheg::builtins().unwrap();
+    let key = shape(1, 4_200, Dtype::F16);
+    let group = LayerGroup { repeat: 1, key, value: key, latent: None, rope: None };
+    let geometry = Geometry::new([group]).unwrap();
+    let (kv, other) = (cache(&geometry, 23, 1), cache(&geometry, 30, 2));
+    let spread = rmse(&kv, &KvCache::zeros(&geometry, 23, 0));
+    for spec in specs() {
+        let pipeline = Pipeline::parse(&registry, spec).unwrap();
+        let profile = calibrate(&[pipeline], &[other.view()], 50, &|_| ()).unwrap();
+        for profile in [None, Some(&profile)] {
+            let bytes = encode(&registry, spec, &kv, profile, 50).unwrap_or_else(|e| panic!("{spec}: {e}"));
+            let back = decode(&registry, &bytes, profile).unwrap_or_else(|e| panic!("{spec}: {e}"));
+            assert!(rmse(&kv, &back) < 0.75 * spread, "{spec}");
+        }
+    }
+}
+
 #[test]
 fn the_same_bytes_every_time_and_on_any_number_of_threads() {
     let registry = cacheg::builtins().unwrap();
