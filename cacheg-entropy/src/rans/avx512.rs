@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use cacheg_core::{ElementSpan, ElementTable, ElementWindow, SymbolBounds};
 
+use super::elements;
 use super::lanes::Lanes;
 use super::level::Level;
 use super::native::{CONTEXTS, DecodeRun, EncodeRun, Kernel, PLAIN, SPLIT, State, Step, words_per_step};
@@ -70,7 +71,7 @@ impl Kernel for Avx512 {
         window: &mut ElementWindow<'_>,
     ) -> usize {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::elements::scatter(native, lanes, tables, escape, window) }
+        unsafe { elements::avx512::scatter(native, lanes, tables, escape, window) }
     }
 
     fn gather_elements(
@@ -83,7 +84,7 @@ impl Kernel for Avx512 {
         escaped: &mut dyn FnMut(usize, usize),
     ) {
         // SAFETY: `new` has checked the features.
-        unsafe { transpose::elements::gather(span, lanes, bounds, escape, native, escaped) }
+        unsafe { elements::avx512::gather(span, lanes, bounds, escape, native, escaped) }
     }
 
     fn gather_rows(self, rows: &[u8], lanes: Lanes, columns: Range<usize>, native: &mut [Step]) {

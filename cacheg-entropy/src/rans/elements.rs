@@ -3,6 +3,8 @@
 //! In native order a vector holds symbols of one column: its table is looked up by one permutation, before the rows
 //! are put together. A row at a time would have another table for every lane.
 
+pub(super) mod avx512;
+
 use std::ops::Range;
 
 use cacheg_core::{ElementSpan, ElementTable, ElementWindow, SymbolBounds};
