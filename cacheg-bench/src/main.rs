@@ -1,6 +1,11 @@
 //! The `cacheg-bench` command.
 
+#[cfg(feature = "llm")]
+mod ablate;
+mod bootstrap;
 mod codec;
+mod comma;
+mod labels;
 #[cfg(feature = "llm")]
 mod model;
 mod peak;
@@ -8,6 +13,7 @@ mod peak;
 mod prefill;
 #[cfg(feature = "llm")]
 mod quality;
+mod report;
 mod throughput;
 
 use std::process::ExitCode;
@@ -32,6 +38,11 @@ enum Cli {
     /// What codecs do to a language model's predictions, and at what size
     #[cfg(feature = "llm")]
     Quality(quality::Args),
+    /// Measure a grid of codecs like `quality`, resumably, into a table
+    #[cfg(feature = "llm")]
+    Ablate(ablate::Args),
+    /// One HTML page of what other commands measured
+    Report(report::Args),
     /// Encode or decode in this process and print its peak memory (used by `codec`)
     #[command(hide = true)]
     Peak(peak::Args),
@@ -47,6 +58,9 @@ fn main() -> ExitCode {
         Cli::Prefill(args) => prefill::run(&args),
         #[cfg(feature = "llm")]
         Cli::Quality(args) => quality::run(&args),
+        #[cfg(feature = "llm")]
+        Cli::Ablate(args) => ablate::run(&args),
+        Cli::Report(args) => report::run(&args),
         Cli::Peak(args) => peak::run(&args),
     };
     match result {

@@ -41,6 +41,16 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// What stands beside the rows.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
+    /// The rows so far.
+    pub fn rows(&self) -> &[Value] {
+        &self.rows
+    }
+
     /// The rows as a table.
     pub fn table(&self, columns: &[Column]) -> String {
         let mut table = Table::new();

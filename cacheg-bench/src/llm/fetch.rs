@@ -184,6 +184,35 @@ impl std::io::Write for Tee<'_> {
 }
 
 /// Of a whole file, in hexadecimal.
+/// SHA-256 of a model: of its file, or of the names and hashes of a folder's JSON and safetensors files.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn model_hash(path: &Path) -> Result<String> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |e| Error::io("cannot read", &path, e)
+    };
+    let of = |path: &Path| std::fs::File::open(path).and_then(sha256).map_err(failed(path));
+    if !path.is_dir() {
+        return of(path);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed(path))? {
+        let file = entry.map_err(failed(path))?.path();
+        if file.extension().is_some_and(|extension| extension == "json" || extension == "safetensors") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in &files {
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(of(file)?);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
 fn sha256(mut file: std::fs::File) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

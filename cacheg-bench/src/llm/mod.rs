@@ -42,7 +42,7 @@ mod state;
 mod tokenizer;
 mod weights;
 
-pub use fetch::{FETCHABLE, Fetchable, Fetched, cache_folder, fetch, resolve};
+pub use fetch::{FETCHABLE, Fetchable, Fetched, cache_folder, fetch, model_hash, resolve};
 pub use hyper::Hyper;
 pub use model::{Model, Progress, Step, argmax, log_sum_exp};
 pub use observe::{AttentionBlock, LayerStatistics, Observer, Statistics};

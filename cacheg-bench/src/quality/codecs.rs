@@ -9,6 +9,8 @@ use cacheg::{
 };
 use cacheg::{calibrate, flow};
 
+use super::parts::Parts;
+
 /// Baselines that are no presets: name and spec.
 const BASELINES: &[(&str, &str)] =
     &[("f16", "bytes|raw"), ("kivi2", "uniform(bits=2;axis=channel,token;group=32;zero=true)|raw")];
@@ -31,8 +33,9 @@ pub(crate) struct Codec {
     /// Of a preset that has several.
     pub(crate) level: Option<usize>,
     pub(crate) spec: String,
-    chunk_tokens: usize,
-    profile: bool,
+    pub(crate) chunk_tokens: usize,
+    /// Data of stages comes from a profile, if they want any.
+    pub(crate) profile: bool,
 }
 
 impl Codec {
@@ -56,6 +59,11 @@ pub(crate) fn parse(lists: &[String]) -> Result<Vec<Codec>> {
     Ok(codecs)
 }
 
+/// A pipeline by its spec: one of several `level`s of what is called `codec`.
+pub(crate) fn of_spec(codec: String, level: Option<usize>, spec: String) -> Codec {
+    Codec { codec, level, spec, chunk_tokens: CHUNK_TOKENS, profile: true }
+}
+
 fn split(list: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0usize;
     let at_comma = move |c: char| {
@@ -70,13 +78,7 @@ fn split(list: &str) -> impl Iterator<Item = &str> {
 }
 
 fn one(name: &str) -> Result<Codec> {
-    let plain = |spec: &str| Codec {
-        codec: name.to_owned(),
-        level: None,
-        spec: spec.to_owned(),
-        chunk_tokens: CHUNK_TOKENS,
-        profile: true,
-    };
+    let plain = |spec: &str| of_spec(name.to_owned(), None, spec.to_owned());
     if name.contains(['|', '(']) {
         return Ok(plain(name));
     }
@@ -112,6 +114,8 @@ pub(crate) struct Ready<'r> {
 pub(crate) struct Coded {
     /// Of the whole container.
     pub(crate) bytes: u64,
+    /// How they divide.
+    pub(crate) parts: Parts,
     pub(crate) encode_s: f64,
     pub(crate) decode_s: f64,
     pub(crate) cache: KvCache,
@@ -161,7 +165,9 @@ impl<'r> Ready<'r> {
             let decode =
                 flow::Decode { registry: self.registry, profile: self.profile.as_ref(), backend: &Cpu };
             let cache = decode.run(&container, &Limits::default(), &|_| ())?.cache;
-            Ok(Coded { bytes, encode_s, decode_s: start.elapsed().as_secs_f64(), cache })
+            let decode_s = start.elapsed().as_secs_f64();
+            let parts = Parts::of(&container, self.registry, self.profile.as_ref())?;
+            Ok(Coded { bytes, parts, encode_s, decode_s, cache })
         };
         run().at(|| self.codec.name())
     }
@@ -200,5 +206,27 @@ mod tests {
         let values = cache.geometry().values_per_token() * 20;
         let bits = coded.bytes as f64 * 8.0 / values as f64;
         assert!((16.0..16.2).contains(&bits), "{bits}");
+        let parts = coded.parts.per_value(values as f64).named();
+        assert!((parts.iter().map(|(_, bits)| bits).sum::<f64>() - bits).abs() < 1e-9);
+        // No tables, no scales.
+        assert_eq!((parts[1].1, parts[2].1, parts[3].1), (0.0, 0.0, 16.0));
+    }
+
+    #[test]
+    fn scales_and_tables_are_told_apart() {
+        let registry = cacheg::builtins().unwrap();
+        let sample = cacheg::sample().unwrap();
+        let cache = KvCache::copy_of(&sample.view(), 0, 64);
+        let values = (cache.geometry().values_per_token() * 64) as f64;
+        let parts = |name: &str| {
+            let ready = Ready::new(one(name).unwrap(), &registry, cache.geometry(), &[]).unwrap();
+            ready.run(&cache.view()).unwrap().parts.per_value(values).named().map(|(_, bits)| bits)
+        };
+        // An f16 for 32 values.
+        let [_, carried, side, stream] = parts("q4");
+        assert_eq!((carried, side, stream), (0.0, 0.5, 4.0));
+        // 34 bytes of a CDF per channel of 64 values: more than the values.
+        let [_, carried, _, stream] = parts("cachegen-release");
+        assert!(carried > 4.0 && stream > 1.0, "{carried} {stream}");
     }
 }

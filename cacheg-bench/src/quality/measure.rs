@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::codecs::Ready;
 use super::metrics::{Damage, Predictions, agreement};
+use super::parts::Parts;
 
 /// Codecs whose reconstructions are in memory at a time; they share reading the weights while the model goes on alone.
 const TOGETHER: usize = 8;
@@ -33,6 +34,8 @@ impl Task {
 /// A codec's result on a context.
 pub(crate) struct Outcome {
     pub(crate) bits_per_value: f64,
+    /// The same by what the bytes are for.
+    pub(crate) parts: Parts<f64>,
     pub(crate) encode_s: f64,
     pub(crate) decode_s: f64,
     /// By [`Task`].
@@ -56,13 +59,17 @@ pub(crate) fn prefill(model: &Model, tokens: &[u32]) -> Result<(KvState, Tensor)
     Ok((kv, last))
 }
 
-/// Measures all codecs on one context; `done` is called after each.
+/// Called with the outcomes of a run of codecs and the index of the first.
+pub(crate) type Finished<'a> = &'a mut dyn FnMut(usize, &[Outcome]) -> Result<()>;
+
+/// Measures all codecs on one context; `done` is called after each, `finished` when a run of them is complete.
 pub(crate) fn measure(
     model: &Model,
     ids: &[u32],
     lengths: Lengths,
-    codecs: &[Ready<'_>],
+    codecs: &[&Ready<'_>],
     done: &dyn Fn(),
+    finished: Finished<'_>,
 ) -> Result<Vec<Outcome>> {
     let Lengths { tokens, continuation, greedy } = lengths;
     let (context, rest) = ids.split_at(tokens);
@@ -91,6 +98,7 @@ pub(crate) fn measure(
             }
             outcomes.push(Outcome {
                 bits_per_value: coded.bytes as f64 * 8.0 / values,
+                parts: coded.parts.per_value(values),
                 encode_s: coded.encode_s,
                 decode_s: coded.decode_s,
                 damage: [damage[0], damage[1]],
@@ -107,6 +115,7 @@ pub(crate) fn measure(
         for (outcome, text) in outcomes[first..].iter_mut().zip(&texts) {
             outcome.greedy = agreement(&alone[1..], &text[1..]);
         }
+        finished(first, &outcomes[first..])?;
     }
     Ok(outcomes)
 }

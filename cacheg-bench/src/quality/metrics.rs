@@ -71,34 +71,6 @@ pub(crate) fn agreement(reference: &[u32], got: &[u32]) -> (usize, f64) {
     (same().take_while(|same| *same).count(), same().filter(|same| *same).count() as f64 * 100.0 / places)
 }
 
-/// Resamples of the bootstrap.
-const RESAMPLES: usize = 1_000;
-
-/// Mean, and the interval that holds it in 90 % of resamples of the contexts; the same resamples for any values.
-pub(crate) fn bootstrap(values: &[f64]) -> (f64, [f64; 2]) {
-    let len = values.len().max(1);
-    let mut state = 0x5eed_u64;
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let sum: f64 =
-                (0..values.len()).map(|_| values[(random(&mut state) % len as u64) as usize]).sum();
-            sum / len as f64
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    let mean = values.iter().sum::<f64>() / len as f64;
-    (mean, [means[RESAMPLES / 20], means[RESAMPLES - 1 - RESAMPLES / 20]])
-}
-
-/// SplitMix64.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,17 +114,5 @@ mod tests {
         assert_eq!(agreement(&[1, 2, 3, 4], &[1, 2, 9, 4]), (2, 75.0));
         assert_eq!(agreement(&[1, 2], &[1, 2]), (2, 100.0));
         assert_eq!(agreement(&[1, 2], &[2, 1]), (0, 0.0));
-    }
-
-    #[test]
-    fn intervals_are_the_same_every_time_and_hold_the_mean() {
-        let values = [1.0, 2.0, 3.0, 4.0, 10.0];
-        let (mean, [low, high]) = bootstrap(&values);
-        assert_eq!(bootstrap(&values), (mean, [low, high]));
-        assert_eq!(mean, 4.0);
-        // The standard deviation of a mean of five is 1.41: 1.645 of it to either side, skewed to the right.
-        assert!(low > 1.5 && low < 2.5 && high > 5.5 && high < 7.5, "{low} {high}");
-        assert_eq!(bootstrap(&[7.0]), (7.0, [7.0, 7.0]));
-        assert_eq!(bootstrap(&[2.0; 8]), (2.0, [2.0, 2.0]));
     }
 }

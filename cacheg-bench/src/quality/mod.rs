@@ -1,21 +1,23 @@
 //! `cacheg-bench quality`: what codecs do to a language model's predictions, and at what size.
 
-mod codecs;
-mod contexts;
-mod measure;
+pub(crate) mod codecs;
+pub(crate) mod contexts;
+pub(crate) mod measure;
 mod metrics;
-mod rows;
+mod parts;
+pub(crate) mod rows;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, KvCache, KvView, Registry, Result};
-use cacheg_bench::llm::{Model, Tokenizer, resolve};
+use cacheg_bench::llm::{Model, Tokenizer, model_hash, resolve};
 use serde_json::Value;
 
 use crate::prefill::with_bar;
+use crate::report::Document;
 use codecs::{Codec, Ready};
 use contexts::Context;
 use measure::{Lengths, Outcome, Task};
@@ -54,7 +56,10 @@ pub(crate) struct Args {
     /// Every context's rows as comma-separated values
     #[arg(long)]
     csv: Option<PathBuf>,
-    /// Replace the file if it exists
+    /// A page with curves and tables, see `cacheg-bench report`
+    #[arg(long, value_name = "HTML")]
+    report: Option<PathBuf>,
+    /// Replace files that exist
     #[arg(long)]
     force: bool,
     /// Report as JSON: rows over all contexts (`context` is `all`) and of every one
@@ -69,28 +74,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Error::setting("no codecs"));
     }
     let csv = args.csv.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
+    let page = args.report.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
     let path = resolve(args.model.as_deref())?;
     let lengths = Lengths {
         tokens: args.tokens as usize,
         continuation: args.continuation as usize,
         greedy: args.greedy as usize,
     };
-    let (test, calibration) = texts(args, &Tokenizer::open(&path)?, lengths)?;
+    let (test, calibration) = texts(&args.contexts, &args.calibration, &Tokenizer::open(&path)?, lengths)?;
     let model = with_bar("loading", |progress| Model::open(&path, progress))?;
     let ready = calibrated(&model, &registry, codecs, &calibration, lengths)?;
     let bar = progress((test.len() * ready.len()) as u64, "quality");
+    let codecs: Vec<&Ready<'_>> = ready.iter().collect();
     let mut measured: Vec<(String, Vec<Outcome>)> = Vec::new();
     for context in &test {
-        let outcomes = measure::measure(&model, &context.ids, lengths, &ready, &|| bar.inc(1));
+        let outcomes =
+            measure::measure(&model, &context.ids, lengths, &codecs, &|| bar.inc(1), &mut |_, _| Ok(()));
         measured.push((context.name.clone(), outcomes.map_err(|e| e.at(&context.name))?));
     }
     bar.finish_and_clear();
 
     let mut report = Report::new("cacheg-bench");
-    report.field("model", path.display().to_string());
-    report.field("tokens", args.tokens);
-    report.field("continuation_tokens", args.continuation);
-    report.field("greedy_tokens", args.greedy);
+    describe(&mut report, &path, &model, lengths)?;
     report.field("calibration", calibration.iter().map(|c| Value::from(&c.name[..])).collect::<Vec<_>>());
     let (mut singles, mut tables) = (Vec::new(), Vec::new());
     for task in Task::ALL {
@@ -99,9 +104,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for (at, ready) in ready.iter().enumerate() {
             let of =
                 |(name, outcomes): &(String, Vec<Outcome>)| rows::single(ready, task, name, &outcomes[at]);
-            singles.extend(measured.iter().map(of));
-            let outcomes: Vec<&Outcome> = measured.iter().map(|(_, outcomes)| &outcomes[at]).collect();
-            let row = rows::overall(ready, task, &outcomes);
+            let each: Vec<Value> = measured.iter().map(of).collect();
+            let row = rows::overall(&each.iter().filter_map(Value::as_object).collect::<Vec<_>>());
+            singles.extend(each);
             table.row(rows::with_intervals(row.clone()));
             report.row(row);
         }
@@ -113,18 +118,39 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if let Some(mut out) = csv {
         let failed = |source| Error::Io { context: "cannot write the table".into(), source };
-        out.write_all(rows::csv(&singles).as_bytes()).map_err(failed)?;
+        out.write_all(&rows::csv(&singles)?).map_err(failed)?;
         out.commit()?;
     }
     singles.into_iter().for_each(|row| report.row(row));
+    if let Some(page) = page {
+        let document = Document::of_rows("quality", report.fields().clone(), report.rows().to_vec());
+        crate::report::write(page, crate::report::TITLE, &[document])?;
+    }
     report.print(args.json, |_| tables.join("\n\n"))
 }
 
+/// Adds what the measurement depends on.
+pub(crate) fn describe(report: &mut Report, path: &Path, model: &Model, lengths: Lengths) -> Result<()> {
+    report.field("version", env!("CARGO_PKG_VERSION"));
+    report.field("model", path.display().to_string());
+    report.field("model_sha256", model_hash(path)?);
+    report.field("kv_bytes_per_token", model.geometry().bytes_per_token());
+    report.field("tokens", lengths.tokens);
+    report.field("continuation_tokens", lengths.continuation);
+    report.field("greedy_tokens", lengths.greedy);
+    Ok(())
+}
+
 /// Texts for the test and for calibration, cut to what is used.
-fn texts(args: &Args, tokenizer: &Tokenizer, lengths: Lengths) -> Result<(Vec<Context>, Vec<Context>)> {
-    let mut test = contexts::read(&args.contexts, contexts::TEST, tokenizer)?;
+pub(crate) fn texts(
+    test: &[String],
+    calibration: &[String],
+    tokenizer: &Tokenizer,
+    lengths: Lengths,
+) -> Result<(Vec<Context>, Vec<Context>)> {
+    let mut test = contexts::read(test, contexts::TEST, tokenizer)?;
     contexts::cut(&mut test, lengths.tokens + lengths.continuation)?;
-    let mut calibration = contexts::read(&args.calibration, contexts::CALIBRATION, tokenizer)?;
+    let mut calibration = contexts::read(calibration, contexts::CALIBRATION, tokenizer)?;
     // Shorter ones will do.
     calibration.iter_mut().for_each(|context| context.ids.truncate(lengths.tokens));
     contexts::check_disjoint(&calibration, &test)?;
@@ -135,7 +161,7 @@ fn texts(args: &Args, tokenizer: &Tokenizer, lengths: Lengths) -> Result<(Vec<Co
 }
 
 /// The codecs, with profiles where they want them.
-fn calibrated<'r>(
+pub(crate) fn calibrated<'r>(
     model: &Model,
     registry: &'r Registry,
     codecs: Vec<Codec>,

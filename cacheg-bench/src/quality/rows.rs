@@ -1,13 +1,13 @@
 //! Rows of the report: of every context, and over all of them.
 
-use std::fmt::Write as _;
-
+use cacheg::Result;
 use cacheg::report::{Column, number};
 use serde_json::{Map, Value, json};
 
 use super::codecs::Ready;
 use super::measure::{Outcome, Task};
-use super::metrics::bootstrap;
+use crate::bootstrap::bootstrap;
+use crate::comma::{self, Row};
 
 /// Of tables over all contexts, by task.
 pub(crate) fn columns(task: Task) -> Vec<Column> {
@@ -50,6 +50,7 @@ fn numbers(outcome: &Outcome, task: Task) -> Vec<(&'static str, f64)> {
             ("encode_s", outcome.encode_s),
             ("decode_s", outcome.decode_s),
         ]);
+        numbers.extend(outcome.parts.named());
     }
     numbers
 }
@@ -77,20 +78,30 @@ pub(crate) fn single(ready: &Ready<'_>, task: Task, context: &str, outcome: &Out
     Value::Object(row)
 }
 
-/// The row of a codec over all contexts: means, and where they are in 90 % of resamples of the contexts.
-pub(crate) fn overall(ready: &Ready<'_>, task: Task, outcomes: &[&Outcome]) -> Value {
-    let mut row = head(ready, task, "all");
-    row.insert("contexts".into(), outcomes.len().into());
-    let each: Vec<_> = outcomes.iter().map(|outcome| numbers(outcome, task)).collect();
-    let keys = each.first().map_or(0, Vec::len);
-    for at in 0..keys {
-        let key = each[0][at].0;
-        let (mean, [low, high]) = bootstrap(&each.iter().map(|numbers| numbers[at].1).collect::<Vec<_>>());
-        row.insert(key.into(), number(mean));
+/// The row of a codec over all contexts, from those of each: means, and where they are in 90 % of resamples of the
+/// contexts. What is no measurement is that of the first.
+pub(crate) fn overall(singles: &[&Map<String, Value>]) -> Value {
+    let mut row = singles.first().map_or_else(Map::new, |first| (*first).clone());
+    row.insert("context".into(), "all".into());
+    row.insert("contexts".into(), singles.len().into());
+    let measured: Vec<String> =
+        row.iter().filter(|(_, value)| value.as_f64().is_some()).map(|(key, _)| key.clone()).collect();
+    for key in measured.into_iter().filter(|key| !GIVEN.contains(&&key[..])) {
+        let of = |single: &&Map<String, Value>| single.get(&key).map_or(f64::NAN, finite_or_text);
+        let (mean, [low, high]) = bootstrap(&singles.iter().map(of).collect::<Vec<_>>());
         row.insert(format!("{key}_low"), number(low));
         row.insert(format!("{key}_high"), number(high));
+        row.insert(key, number(mean));
     }
     Value::Object(row)
+}
+
+/// Numbers of a row that are the same for all contexts.
+const GIVEN: &[&str] = &["level", "contexts", "chunk_tokens", "profile_bytes"];
+
+/// What [`number`] made.
+fn finite_or_text(value: &Value) -> f64 {
+    value.as_f64().or_else(|| value.as_str()?.parse().ok()).unwrap_or(f64::NAN)
 }
 
 /// Intervals in words, for a table.
@@ -104,28 +115,12 @@ pub(crate) fn with_intervals(mut row: Value) -> Value {
     row
 }
 
-/// The rows as comma-separated values, under the keys of the longest.
-pub(crate) fn csv(rows: &[Value]) -> String {
-    let objects: Vec<&Map<String, Value>> = rows.iter().filter_map(Value::as_object).collect();
-    let mut keys: Vec<&str> = Vec::new();
-    for key in objects.iter().flat_map(|row| row.keys()) {
-        if !keys.contains(&key.as_str()) {
-            keys.push(key);
-        }
-    }
-    let mut out = format!("{}\n", keys.join(","));
-    for row in objects {
-        let cells = keys.iter().map(|key| match row.get(*key) {
-            None | Some(Value::Null) => String::new(),
-            Some(Value::String(text)) if text.contains([',', '"', '\n']) => {
-                format!("\"{}\"", text.replace('"', "\"\""))
-            }
-            Some(Value::String(text)) => text.clone(),
-            Some(value) => value.to_string(),
-        });
-        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join(","));
-    }
-    out
+/// The rows as comma-separated values.
+pub(crate) fn csv(rows: &[Value]) -> Result<Vec<u8>> {
+    let rows: Vec<Row> = rows.iter().filter_map(Value::as_object).cloned().collect();
+    let mut keys = Vec::new();
+    comma::add_keys(&mut keys, &rows);
+    comma::write(&keys, &rows)
 }
 
 #[cfg(test)]
@@ -133,16 +128,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn csv_quotes_what_it_must() {
-        let rows = [
-            json!({"codec": "a|b(x=1,2)", "kl": 0.5}),
-            json!({"codec": "say \"q\"", "level": 3, "kl": null}),
-        ];
-        let text = csv(&rows);
-        let mut lines = text.lines();
-        let header: Vec<&str> = lines.next().unwrap().split(',').collect();
-        assert_eq!(header, ["codec", "kl", "level"]);
-        assert_eq!(lines.next().unwrap(), "\"a|b(x=1,2)\",0.5,");
-        assert_eq!(lines.next().unwrap(), "\"say \"\"q\"\"\",,3");
+    fn means_are_of_what_was_measured() {
+        let row = |context: &str, kl: Value| json!({"name": "a", "level": 2, "context": context, "kl": kl, "set.step": "1"});
+        let rows = [row("x", json!(1.0)), row("y", json!(4))];
+        let mean = overall(&rows.iter().filter_map(Value::as_object).collect::<Vec<_>>());
+        assert_eq!((&mean["kl"], &mean["kl_low"], &mean["kl_high"]), (&json!(2.5), &json!(1.0), &json!(4.0)));
+        assert_eq!(
+            (&mean["context"], &mean["contexts"], &mean["level"]),
+            (&json!("all"), &json!(2), &json!(2))
+        );
+        assert!(mean.get("level_low").is_none() && mean["set.step"] == "1");
+        let rows = [row("x", json!(1.0)), row("y", number(f64::INFINITY))];
+        assert_eq!(overall(&rows.iter().filter_map(Value::as_object).collect::<Vec<_>>())["kl"], "inf");
     }
 }

@@ -1,6 +1,5 @@
 //! Speed and size of coders, ours and others', on symbols of real KV caches; and of whole encodes and decodes.
 
-mod labels;
 mod ours;
 mod peers;
 mod plot;

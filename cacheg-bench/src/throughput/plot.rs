@@ -5,8 +5,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::labels::{Box2, Labels};
 use super::race::Family;
+use crate::labels::{Box2, Labels};
 
 const SIZE: (u32, u32) = (1080, 680);
 /// The largest size on the axis: above are points at the rim, with their size beside them.
