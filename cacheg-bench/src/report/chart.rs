@@ -15,7 +15,7 @@ use super::text::short;
 use crate::labels::{Box2, Labels};
 
 const SIZE: (u32, u32) = (880, 540);
-const FONT: i32 = 14;
+const FONT: i32 = 15;
 
 type Drawn<T = ()> = std::result::Result<T, Box<dyn StdError>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -62,7 +62,10 @@ impl Chart {
             series.dots.retain(kept);
             series.dots.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
         });
-        if chart.series.iter().all(|series| series.dots.is_empty()) {
+        chart.series.retain(|series| !series.dots.is_empty());
+        // Lines have the first colours to themselves.
+        chart.series.sort_by_key(|series| series.dots.len() == 1);
+        if chart.series.is_empty() {
             return Ok(None);
         }
         let mut text = String::new();
@@ -117,6 +120,7 @@ impl Chart {
             .x_desc(self.x)
             .y_desc(self.y)
             .x_labels(10)
+            .x_max_light_lines(4)
             .y_labels(8)
             .x_label_formatter(&|x| short(*x))
             .y_label_formatter(&|y| short(*y))

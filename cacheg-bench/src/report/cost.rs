@@ -52,11 +52,10 @@ pub(crate) fn side(tasks: &[Task]) -> Option<Markup> {
         .collect();
     Some(html! {
         p {
-            "Bits per value of the whole container: "
-            @for (_, title, class) in PARTS { span.key { span class={ "swatch " (class) } {} (title) } }
-            ". A profile is shared by all contexts of a model and counted in none; without one, its data is among the \
-             carried tables of every chunk."
+            "Bits per value of the whole container, by what they are for. A profile is shared by all contexts of a model \
+             and counted in none; without one, its data is among the carried tables of every chunk."
         }
+        p { @for (_, title, class) in PARTS { span.key { span class={ "swatch " (class) } {} (title) } } }
         (table(&heads, &rows))
     })
 }

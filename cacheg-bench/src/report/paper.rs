@@ -131,7 +131,7 @@ fn explanation() -> Markup {
                 "The pipeline codes each token’s difference to the first of its group of ten and lives on neighbouring \
                  tokens being alike. On SmolLM2-135M they are little so: the correlation of neighbours is 0.51 for keys \
                  after RoPE and 0.21 for values, and differences vary 1.15 (keys) and 1.83 (values) times as much as \
-                 the values without their mean. Small models have less room for errors as well."
+                 the values without their mean. Other models may differ in both."
             }
             li {
                 b { "Everything is counted. " }

@@ -176,6 +176,8 @@ pub(crate) fn equal(tasks: &[Task]) -> Option<Markup> {
     for task in tasks {
         let families = task.families();
         let paper = families.iter().find(|family| family.name == "cachegen-paper");
+        let single = |name: &str| task.entries.iter().find(|entry| entry.name == name);
+        let fixed: Vec<&Entry> = ["q8", "q4"].into_iter().filter_map(single).collect();
         let rows: Vec<Vec<Markup>> = families
             .iter()
             .filter(|family| EQUAL.iter().any(|kl| family.bits_at(*kl).is_some()))
@@ -190,20 +192,21 @@ pub(crate) fn equal(tasks: &[Task]) -> Option<Markup> {
                     }));
                 }
                 if let Some(paper) = paper {
-                    let ratios =
-                        EQUAL.iter().filter_map(|kl| Some((family.bits_at(*kl)?, paper.bits_at(*kl)?)));
-                    let ratios: Vec<String> = ratios
-                        .map(|(own, paper)| {
+                    let ratios = EQUAL.map(|kl| match (family.bits_at(kl), paper.bits_at(kl)) {
+                        (Some(own), Some(paper)) => {
                             let star = if own.extrapolated || paper.extrapolated { "*" } else { "" };
                             format!("{:.2}{star}", own.bits / paper.bits)
-                        })
-                        .collect();
-                    row.push(if ratios.is_empty() {
-                        none()
-                    } else {
-                        html! { (ratios.join(" · ")) }
+                        }
+                        _ => "–".to_owned(),
                     });
+                    row.push(html! { (ratios.join(" · ")) });
                 }
+                row.extend(fixed.iter().map(|entry| match family.ratio(entry) {
+                    None => none(),
+                    Some((ratio, interval, extrapolated)) => html! {
+                        (digits(ratio)) @if extrapolated { "*" } (interval_below(interval))
+                    },
+                }));
                 row
             })
             .collect();
@@ -212,14 +215,17 @@ pub(crate) fn equal(tasks: &[Task]) -> Option<Markup> {
         }
         let mut heads = vec![words("codec")];
         heads.extend(EQUAL.map(|kl| head(&format!("KL {}", short(kl)))));
-        heads.extend(paper.map(|_| head("× cachegen-paper")));
+        heads.extend(paper.map(|_| head("÷ cachegen-paper at these")));
+        heads.extend(
+            fixed.iter().map(|entry| head(&format!("{} ÷ it, at the KL of {}", entry.name, entry.name))),
+        );
         parts.push(html! { h3 { (title(&task.name)) } (table(&heads, &rows)) });
     }
     (!parts.is_empty()).then(|| {
         html! {
             p {
                 "Bits per value at which a codec reaches a KL, between its levels on a straight line in log KL; below, \
-                 the 90 % interval over contexts. * beyond its levels, by at most a factor of "
+                 the 90 % interval over contexts; and how many times as many bits q8 and q4 take for the damage they do. * beyond its levels, by at most a factor of "
                 (short(super::equal::BEYOND)) " of KL; further out nothing is said. Codecs with a single level have \
                  no line: they are under “Against the paper”, or in the pictures."
             }

@@ -10,6 +10,14 @@ use super::page::{cell, figure, head, table, words};
 /// Kind (keys or values), and by layer the sum and number of its rows: one for each KV head, perhaps.
 type Layers = Vec<(String, std::collections::BTreeMap<u64, (f64, f64)>)>;
 
+fn title(kind: &str) -> &str {
+    match kind {
+        "k" | "key" => "keys",
+        "v" | "value" => "values",
+        other => other,
+    }
+}
+
 /// From rows with `layer`, `kind` and `sensitivity`.
 pub(crate) fn section(documents: &[Document]) -> Result<Option<Markup>> {
     let mut kinds: Layers = Vec::new();
@@ -28,17 +36,17 @@ pub(crate) fn section(documents: &[Document]) -> Result<Option<Markup>> {
         *cell = (cell.0 + value, cell.1 + 1.0);
     }
     let series = kinds.iter().map(|(name, layers)| Series {
-        name: name.clone(),
+        name: title(name).to_owned(),
         dots: layers.iter().map(|(layer, (sum, count))| Dot::exact((*layer as f64, sum / count))).collect(),
     });
     let chart = Chart { x: "layer", y: "sensitivity", log: true, series: series.collect() };
     let Some(svg) = chart.svg()? else { return Ok(None) };
     let caption = html! {
         "By how much noise of a given size in a layer’s keys or values raises KL; means over KV heads where there are \
-         several. High layers want small steps."
+         several. Where it is high, steps should be small."
     };
     let mut heads = vec![words("layer")];
-    heads.extend(kinds.iter().map(|(name, _)| head(name)));
+    heads.extend(kinds.iter().map(|(name, _)| head(title(name))));
     let mut layers: Vec<u64> = kinds.iter().flat_map(|(_, layers)| layers.keys().copied()).collect();
     layers.sort_unstable();
     layers.dedup();
