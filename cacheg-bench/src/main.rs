@@ -4,6 +4,7 @@
 mod ablate;
 mod bootstrap;
 mod codec;
+#[cfg_attr(not(feature = "llm"), expect(dead_code, reason = "others only read tables"))]
 mod comma;
 mod labels;
 #[cfg(feature = "llm")]

@@ -65,6 +65,7 @@ impl Document {
     }
 
     /// Of a report that was just made.
+    #[cfg(any(feature = "llm", test))]
     pub(crate) fn of_rows(source: &str, fields: Map<String, Value>, rows: Vec<Value>) -> Self {
         let rows = rows.into_iter().filter_map(|row| match row {
             Value::Object(row) => Some(row),

@@ -21,8 +21,11 @@ use cacheg::{Error, Result};
 use maud::{Markup, html};
 use serde_json::Value;
 
-pub(crate) use document::{Document, settings_path};
+pub(crate) use document::Document;
+#[cfg(feature = "llm")]
+pub(crate) use document::settings_path;
 use document::{Kind, kind};
+#[cfg(feature = "llm")]
 pub(crate) use entries::SETTING;
 use entries::Task;
 use page::Section;
