@@ -1,7 +1,7 @@
 //! The grid of an ablation: a TOML file to codecs, one for each combination of settings.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cacheg::core::ResultExt;
 use cacheg::{Error, Pipeline, Registry, Result, spec};
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::Value;
 
 use crate::quality::codecs::{self, Codec};
+use crate::quality::source::Source;
 
 /// More combinations than these are a slip.
 const MOST: usize = 10_000;
@@ -21,6 +22,7 @@ pub(crate) struct Grid {
     pub(crate) tokens: usize,
     pub(crate) continuation: usize,
     pub(crate) greedy: usize,
+    pub(crate) statistics: Option<PathBuf>,
     pub(crate) points: Vec<Point>,
 }
 
@@ -46,6 +48,7 @@ struct File {
     continuation: u32,
     #[serde(default = "greedy")]
     greedy: u32,
+    statistics: Option<PathBuf>,
     #[serde(default)]
     codecs: Vec<String>,
     #[serde(default)]
@@ -115,7 +118,9 @@ impl Grid {
             return Err(Error::setting("no codecs: give `codecs` or [[grid]] entries"));
         }
         for (index, point) in points.iter().enumerate() {
-            Pipeline::parse(registry, &point.codec.spec).at(|| &point.name)?;
+            if point.codec.source != Source::Text {
+                Pipeline::parse(registry, &point.codec.spec).at(|| &point.name)?;
+            }
             if point.name.contains(char::is_control) {
                 return Err(Error::setting(format!("line breaks or the like in the name {:?}", point.name)));
             }
@@ -133,6 +138,7 @@ impl Grid {
             tokens: file.tokens as usize,
             continuation: file.continuation as usize,
             greedy: file.greedy as usize,
+            statistics: file.statistics.map(|path| folder.join(path)),
             points,
         })
     }

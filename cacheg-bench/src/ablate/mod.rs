@@ -10,7 +10,7 @@ use cacheg::core::ResultExt;
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, Result};
-use cacheg_bench::llm::{Model, Tokenizer, resolve};
+use cacheg_bench::llm::{Model, Tokenizer, model_hash, resolve};
 use serde_json::{Value, json};
 
 use crate::comma::Row;
@@ -27,7 +27,7 @@ use table::Table;
 /// Measures every codec of a grid on every context and task, as `quality` does, one row each.
 ///
 /// The grid is a TOML file: `contexts`, `calibration` (as those of `quality`; paths are relative to the file),
-/// `tokens`, `continuation`, `greedy`, `codecs` (names as for `quality`), and any number of entries like
+/// `tokens`, `continuation`, `greedy`, `statistics` (a file of `calibrate`), `codecs` (names as for `quality`), and any number of entries like
 ///
 ///   [[grid]]
 ///   name = "mean"                    # in front of the codecs' names
@@ -82,6 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let stem = args.grid.file_stem().unwrap_or_default();
         PathBuf::from(stem).with_extension("csv")
     });
+    let statistics = grid.statistics.as_deref().map(crate::calibrate::statistics).transpose()?;
     let path = resolve(args.model.as_deref())?;
     let lengths = Lengths { tokens: grid.tokens, continuation: grid.continuation, greedy: grid.greedy };
     let tokenizer = Tokenizer::open(&path)?;
@@ -90,8 +91,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let model = with_bar("loading", |progress| Model::open(&path, progress))?;
     let mut report = Report::new("cacheg-bench");
     quality::describe(&mut report, &path, &model, lengths)?;
+    let hash = grid.statistics.as_deref().map(model_hash).transpose()?;
+    report.field("statistics_sha256", hash);
     let settings = Settings::new(report.fields(), &test, &calibration);
-    let mut table = open(&output, &settings, args.force)?;
+    let mut table = open(&output, &grid.points, &settings, args.force)?;
 
     let points = &grid.points;
     let missing = |context: &Context| -> Vec<usize> {
@@ -104,15 +107,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // All of them are calibrated even if a context lacks only one: what profiles hold must not depend on it.
     let ready = match codecs.is_empty() {
         true => Vec::new(),
-        false => quality::calibrated(&model, &registry, codecs, &calibration, lengths)?,
+        false => quality::calibrated(&model, &registry, codecs, &calibration, lengths, statistics.as_ref())?,
     };
-    measure_all(&model, &test, lengths, (points, &used, &ready), &todo, &mut table)?;
+    measure_all((&model, &tokenizer), &test, lengths, (points, &used, &ready), &todo, &mut table)?;
     finish(args, report, page, &output, &grid, &test, &table)
 }
 
 /// Every context by those codecs that it has no rows of.
 fn measure_all(
-    model: &Model,
+    model: (&Model, &Tokenizer),
     test: &[Context],
     lengths: Lengths,
     (points, used, ready): (&[Point], &[usize], &[Ready<'_>]),
@@ -143,7 +146,7 @@ fn measure_all(
 }
 
 /// Opens the table for going on, or begins one.
-fn open(output: &Path, settings: &Settings, force: bool) -> Result<Table> {
+fn open(output: &Path, points: &[Point], settings: &Settings, force: bool) -> Result<Table> {
     let beside = settings_path(output);
     if force {
         for path in [output, &beside] {
@@ -171,7 +174,14 @@ fn open(output: &Path, settings: &Settings, force: bool) -> Result<Table> {
             |other: &&Row| ["name", "spec", "context"].iter().all(|key| other.get(*key) == row.get(*key));
         rows.iter().filter(same).count() == Task::ALL.len()
     };
-    let table = Table::open(output, complete)?;
+    let mut columns: Vec<String> = Vec::new();
+    for (hole, _) in points.iter().flat_map(|point| &point.settings) {
+        let column = format!("{SETTING}{hole}");
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+    }
+    let table = Table::open(output, columns, complete)?;
     settings.write(&beside)?;
     Ok(table)
 }

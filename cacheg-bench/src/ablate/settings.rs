@@ -12,8 +12,15 @@ use sha2::{Digest, Sha256};
 use crate::quality::contexts::Context;
 
 /// Fields that have to stay the same.
-const FIXED: &[&str] =
-    &["model_sha256", "tokens", "continuation_tokens", "greedy_tokens", "version", "calibration"];
+const FIXED: &[&str] = &[
+    "model_sha256",
+    "tokens",
+    "continuation_tokens",
+    "greedy_tokens",
+    "version",
+    "calibration",
+    "statistics_sha256",
+];
 
 /// JSON: the fields of a report, and hashes of the texts' tokens by name.
 #[derive(Debug, Clone, PartialEq)]

@@ -16,6 +16,8 @@ const FIRST: &[&str] = &["name", "codec", "level", "spec", "profile", "chunk_tok
 pub(crate) struct Table {
     path: PathBuf,
     keys: Vec<String>,
+    /// Columns behind the first ones, if the table is new.
+    settings: Vec<String>,
     rows: Vec<Row>,
     file: File,
 }
@@ -23,7 +25,11 @@ pub(crate) struct Table {
 impl Table {
     /// Opens or creates it. A line at the end that was not written whole is cut off; rows that are not `wanted`,
     /// given all of them, are taken out.
-    pub(crate) fn open(path: &Path, wanted: impl Fn(&[Row], &Row) -> bool) -> Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        settings: Vec<String>,
+        wanted: impl Fn(&[Row], &Row) -> bool,
+    ) -> Result<Self> {
         let mut text = String::new();
         let mut changed = false;
         if path.exists() {
@@ -39,7 +45,7 @@ impl Table {
             write(path, &keys, &rows)?;
         }
         let file = lock(path)?;
-        Ok(Self { path: path.to_owned(), keys, rows, file })
+        Ok(Self { path: path.to_owned(), keys, settings, rows, file })
     }
 
     pub(crate) fn rows(&self) -> &[Row] {
@@ -51,7 +57,7 @@ impl Table {
         let mut keys = self.keys.clone();
         let first = FIRST.iter().copied().filter(|key| rows.iter().any(|row| row.contains_key(*key)));
         if keys.is_empty() {
-            keys.extend(first.map(str::to_owned));
+            keys.extend(first.map(str::to_owned).chain(self.settings.iter().cloned()));
         }
         comma::add_keys(&mut keys, &rows);
         if keys.len() > self.keys.len() {
@@ -107,10 +113,10 @@ mod tests {
     fn a_table_that_was_cut_anywhere_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.csv");
-        let mut table = Table::open(&path, all).unwrap();
+        let mut table = Table::open(&path, Vec::new(), all).unwrap();
         table.append(vec![row("a,\"b\"", "x", 0.1 + 0.2), row("a", "y", 1e-300)]).unwrap();
         table.append(vec![row("b", "x", 3.0), row("b", "y", 4.0)]).unwrap();
-        assert!(Table::open(&path, all).err().unwrap().to_string().contains("another run"));
+        assert!(Table::open(&path, Vec::new(), all).err().unwrap().to_string().contains("another run"));
         drop(table);
         let whole = std::fs::read(&path).unwrap();
         let header = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
@@ -118,14 +124,14 @@ mod tests {
         for len in 0..=whole.len() {
             std::fs::write(&path, &whole[..len]).unwrap();
             let complete = whole[..len].iter().filter(|b| **b == b'\n').count().saturating_sub(1);
-            let mut table = Table::open(&path, all).unwrap();
+            let mut table = Table::open(&path, Vec::new(), all).unwrap();
             assert_eq!(table.rows().len(), complete, "{len}");
             if let Some(first) = table.rows().first() {
                 assert_eq!((&first["name"], &first["kl"]), (&json!("a,\"b\""), &json!(0.1 + 0.2)));
             }
             table.append(vec![row("c", "x", 5.0)]).unwrap();
             drop(table);
-            let table = Table::open(&path, all).unwrap();
+            let table = Table::open(&path, Vec::new(), all).unwrap();
             assert_eq!((table.rows().len(), &table.rows()[complete]["name"]), (complete + 1, &json!("c")));
         }
     }
@@ -134,13 +140,13 @@ mod tests {
     fn rows_are_taken_out_and_columns_added() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.csv");
-        let mut table = Table::open(&path, all).unwrap();
+        let mut table = Table::open(&path, Vec::new(), all).unwrap();
         table.append(vec![row("a", "x", 1.0), row("a", "y", 2.0), row("b", "x", 3.0)]).unwrap();
         drop(table);
         // Only where both tasks are there.
         let both =
             |rows: &[Row], row: &Row| rows.iter().filter(|other| other["name"] == row["name"]).count() == 2;
-        let mut table = Table::open(&path, both).unwrap();
+        let mut table = Table::open(&path, Vec::new(), both).unwrap();
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             "name,task,context,kl\na,x,c,1\na,y,c,2\n".replace(",1\n", ",1.0\n").replace(",2\n", ",2.0\n")
@@ -153,6 +159,6 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "name,task,context,kl,score\na,x,c,1.0,\na,y,c,2.0,\nb,x,c,3.0,7\nb,y,c,4.0,\n");
         std::fs::write(&path, "a,b\n1\n2,3\n").unwrap();
-        assert!(Table::open(&path, all).err().unwrap().to_string().contains("t.csv"));
+        assert!(Table::open(&path, Vec::new(), all).err().unwrap().to_string().contains("t.csv"));
     }
 }

@@ -29,13 +29,17 @@ pub(crate) enum Kind {
     EndToEnd,
     /// How much a layer's noise matters: `calibrate`.
     Sensitivity,
+    /// Whether it matters as much as predicted: `calibrate --check`.
+    Check,
     Unknown,
 }
 
 pub(crate) fn kind(row: &Map<String, Value>) -> Kind {
     let has = |key: &str| row.contains_key(key);
-    if has("layer") && has("sensitivity") {
+    if has("layer") && ["sensitivity", "key_sensitivity", "value_sensitivity"].into_iter().any(has) {
         Kind::Sensitivity
+    } else if has("predicted") && has("kl") {
+        Kind::Check
     } else if has("decode_gsym_s") {
         Kind::Coder
     } else if has("decode_mb_s") {

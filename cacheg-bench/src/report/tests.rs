@@ -99,6 +99,13 @@ fn sections_appear_when_their_rows_are_there() {
     assert!(!text.contains("section id=\"layers\""));
     let text = page(&all[1..2]);
     assert!(text.contains("4321") && text.contains("5.43") && !text.contains("section id=\"curves\""));
+    // As `calibrate` and its check report.
+    let layers = vec![
+        json!({"layer": 0, "key_sensitivity": 0.5, "value_sensitivity": 0.25, "key_deviation": 3.0}),
+        json!({"name": "key 3", "head": 1, "sigma": 0.1, "kl": 0.012, "predicted": 0.01, "ratio": 1.2}),
+    ];
+    let text = page(&[Document::of_rows("c", serde_json::Map::new(), layers)]);
+    assert!(text.contains("0.500") && text.contains("0.250") && text.contains("key 3, head 1"));
     let text = page(&all[2..]);
     assert!(text.contains("section id=\"layers\"") && !text.contains("section id=\"speed\""));
     let empty = Document { rows: Vec::new(), ..all[0].clone() };
