@@ -9,8 +9,8 @@ use crate::plan::Wanted;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, SymbolScratch};
 use crate::{
-    Accumulator, BindCx, Calibrator, Error, Geometry, KvView, Pipeline, Plan, Plane, Profile, Progress,
-    Result, ResultExt, Seen, Source, StageData, TileCx,
+    Accumulator, BindCx, Calibrator, Error, ExactTokens, Geometry, KvView, Pipeline, Plan, Plane, Profile,
+    Progress, Result, ResultExt, Seen, Source, StageData, TileCx,
 };
 
 /// Runs of tokens, as they would be encoded: views and the ranges of their chunks.
@@ -44,12 +44,18 @@ pub fn calibrate(
     }
     let mut sections: Vec<(Vec<StageSpec>, StageData)> = Vec::new();
     for pipeline in pipelines {
+        let exact = pipeline.exact().map_or_else(ExactTokens::default, |(_, exact)| exact);
+        let coded: Vec<_> = chunks
+            .iter()
+            .map(|(view, range)| (*view, exact.rows(view, range).inner(range)))
+            .filter(|(_, range)| !range.is_empty())
+            .collect();
         let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
             let stages = &pipeline.specs()[..=stage];
             if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
                 return Ok(data.clone());
             }
-            let data = gather(wanted, cx, front, &chunks, progress)?;
+            let data = gather(wanted, cx, front, &coded, progress)?;
             sections.push((stages.to_vec(), data.clone()));
             Ok(data)
         };

@@ -1,5 +1,6 @@
 //! A chunk: tokens that are encoded, stored, fetched and decoded by themselves. `FORMAT.md` has its bytes.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::calibrate::bind_to_chunk;
 use crate::dtype::Store;
+use crate::exact::ExactRows;
 use crate::front::Front;
 use crate::json;
 use crate::plan::Wanted;
@@ -18,13 +20,16 @@ use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes, TileOut};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, Source,
+    BindCx, Error, ExactTokens, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry,
+    Result, Source,
 };
 
 const MAGIC: [u8; 4] = *b"CGKC";
 /// Version of chunks and containers.
 pub(crate) const MAJOR: u8 = 0;
 pub(crate) const MINOR: u8 = 1;
+/// Of chunks with exact tokens.
+const MINOR_EXACT: u8 = 2;
 pub(crate) const PREFIX: usize = 40;
 pub(crate) const ENTRY: usize = 12;
 
@@ -66,6 +71,9 @@ struct TokensHeader {
     first: u64,
     /// Position of the first in the model's sequence.
     position: u64,
+    /// How many of the first and of the last ones are stored exactly, beside the tiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exact: Option<[u64; 2]>,
 }
 
 /// An encoded chunk, still in pieces so that a large one is never copied.
@@ -148,15 +156,18 @@ impl Encoder {
         if *view.geometry() != self.geometry {
             return Err(Error::data("the KV cache is of another model than the encoder"));
         }
+        let exact =
+            self.pipeline.exact().map_or_else(ExactRows::default, |(_, exact)| exact.rows(view, &range));
+        let inner = exact.inner(&range);
         let own;
         let plan = match &self.plan {
             Some(plan) => &**plan,
             None => {
-                own = bind_to_chunk(&self.pipeline, &self.geometry, view, range.clone())?;
+                own = bind_to_chunk(&self.pipeline, &self.geometry, view, inner.clone())?;
                 &own
             }
         };
-        let layout = plan.layout(range.len());
+        let layout = plan.layout(inner.len());
         layout.check(plan.planes(), &Limits::default())?;
         let batch = fair(plan.batch(), layout.tiles());
         let encode = |first: usize| {
@@ -164,7 +175,7 @@ impl Encoder {
                 (first..layout.tiles().min(first + batch)).map(|index| layout.tile(index)).collect();
             plan.with_scratch(&layout, |scratch| {
                 let mut coded = Vec::with_capacity(tiles.len());
-                plan.encode_tiles(view, range.start, &tiles, scratch, &mut |tile, [before, stream]| {
+                plan.encode_tiles(view, inner.start, &tiles, scratch, &mut |tile, [before, stream]| {
                     let len = before.len() + stream.len();
                     let mut bytes = Vec::with_capacity(len + padding(len));
                     bytes.extend(before);
@@ -179,7 +190,8 @@ impl Encoder {
         let batches: Vec<usize> = (0..layout.tiles()).step_by(batch).collect();
         let tiles = batches.into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
         let tiles = tiles.into_iter().flatten().collect();
-        assemble(plan, view, &range, &layout, tiles)
+        progress((exact.first + exact.last) as u64 * self.geometry.values_per_token());
+        assemble(plan, view, &range, exact, &layout, tiles)
     }
 }
 
@@ -187,6 +199,7 @@ fn assemble(
     plan: &Plan,
     view: &KvView<'_>,
     range: &Range<usize>,
+    exact: ExactRows,
     layout: &Layout,
     tiles: Vec<(u32, Vec<u8>)>,
 ) -> Result<EncodedChunk> {
@@ -199,6 +212,7 @@ fn assemble(
             count: range.len() as u64,
             first: range.start as u64,
             position: view.first_position() + range.start as u64,
+            exact: (!exact.is_empty()).then_some([exact.first as u64, exact.last as u64]),
         },
     };
     let header = json::canonical(&header)?;
@@ -206,7 +220,13 @@ fn assemble(
     if header.len() > limits.max_header as usize {
         return Err(Error::limit(format!("a chunk header of {} bytes", header.len())));
     }
-    let carried: usize = plan.carried.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
+    let mut all_carried = Cow::Borrowed(&plan.carried);
+    if let Some((stage, _)) = plan.exact.filter(|_| !exact.is_empty()) {
+        let carried = all_carried.to_mut();
+        carried.resize(plan.specs().len(), Vec::new());
+        carried[stage] = exact.pack(view, range);
+    }
+    let carried: usize = all_carried.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
     if carried > limits.max_carried as usize {
         return Err(Error::limit(format!("{carried} bytes of tables in one chunk; calibrate a profile")));
     }
@@ -215,7 +235,7 @@ fn assemble(
     let len = PREFIX + header.len() + padding(header.len()) + carried + tiles.len() * ENTRY;
     let mut out = Vec::with_capacity(len);
     out.extend(MAGIC);
-    out.extend([MAJOR, MINOR, 0, 0]);
+    out.extend([MAJOR, if exact.is_empty() { MINOR } else { MINOR_EXACT }, 0, 0]);
     let total = len + payload;
     out.extend((total as u64).to_le_bytes());
     for length in [header.len(), carried, tiles.len(), 0] {
@@ -224,7 +244,7 @@ fn assemble(
     out.extend([0; 8]);
     out.extend(&header);
     out.resize(out.len() + padding(header.len()), 0);
-    for bytes in &plan.carried {
+    for bytes in &*all_carried {
         out.extend((bytes.len() as u32).to_le_bytes());
         out.extend(bytes);
         out.resize(out.len() + padding(bytes.len()), 0);
@@ -254,7 +274,9 @@ pub struct Chunk<'a> {
     carried: Vec<&'a [u8]>,
     entries: Vec<Entry>,
     payload: &'a [u8],
+    /// Of the tokens that are coded.
     layout: Layout,
+    exact: ExactRows,
     sizes: ChunkBytes,
 }
 
@@ -306,7 +328,8 @@ impl<'a> Chunk<'a> {
         if reader.take(4)? != MAGIC {
             return Err(Error::corrupt("not a cacheg chunk (no `CGKC` at its front)"));
         }
-        check_version("chunk", reader.u8()?, reader.u8()?)?;
+        let (major, minor) = (reader.u8()?, reader.u8()?);
+        check_version("chunk", major, minor, MINOR_EXACT)?;
         if reader.u16()? != 0 {
             return Err(Error::unsupported("a chunk with unknown flags"));
         }
@@ -350,8 +373,16 @@ impl<'a> Chunk<'a> {
         if ends.is_none() {
             return Err(Error::corrupt("positions beyond 64 bits"));
         }
+        let exact = match header.tokens.exact {
+            Some(_) if minor < MINOR_EXACT => {
+                return Err(Error::corrupt(format!("exact tokens in a chunk of version {major}.{minor}")));
+            }
+            Some([first, last]) => ExactRows::check(first, last, tokens)?,
+            None => ExactRows::default(),
+        };
+        let coded = tokens - exact.first - exact.last;
         let layout =
-            Layout::new(tokens, header.tile.rows, header.tile.planes, &header.geometry.planes(), limits)?;
+            Layout::new(coded, header.tile.rows, header.tile.planes, &header.geometry.planes(), limits)?;
         if layout.tiles() != tiles {
             return Err(Error::corrupt(format!("{tiles} tiles where {} are expected", layout.tiles())));
         }
@@ -383,7 +414,16 @@ impl<'a> Chunk<'a> {
         if prefix.checked_add(offset) != Some(total) {
             return Err(Error::corrupt("the tiles' lengths do not add up to the chunk's"));
         }
-        Ok(Self { header, len: total, carried, entries, payload: &bytes[prefix..total], layout, sizes })
+        Ok(Self {
+            header,
+            len: total,
+            carried,
+            entries,
+            payload: &bytes[prefix..total],
+            layout,
+            exact,
+            sizes,
+        })
     }
 
     /// Its exact length in bytes.
@@ -414,7 +454,7 @@ impl<'a> Chunk<'a> {
     /// Its tokens, counted in its container.
     pub fn tokens(&self) -> Range<usize> {
         let first = self.header.tokens.first as usize;
-        first..first + self.layout.tokens
+        first..first + self.header.tokens.count as usize
     }
 
     /// Position of its first token in the model's sequence.
@@ -427,7 +467,7 @@ impl<'a> Chunk<'a> {
         &self.sizes
     }
 
-    /// How it is cut into tiles.
+    /// How the tokens that are coded are cut into tiles: all but those that are stored exactly.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -490,7 +530,11 @@ impl<'a> Chunk<'a> {
         progress: Progress<'_>,
     ) -> Result<()> {
         assert!(out.planes_mut().len() == plan.planes().len(), "the output is of another geometry");
-        assert!(row + self.layout.tokens <= out.tokens(), "the chunk is outside the output");
+        let tokens = self.tokens().len();
+        assert!(row + tokens <= out.tokens(), "the chunk is outside the output");
+        self.decode_exact(plan, out, row, tokens)?;
+        progress((self.exact.first + self.exact.last) as u64 * self.geometry().values_per_token());
+        let (row, position) = (row + self.exact.first, self.position() + self.exact.first as u64);
         let elements = plan.elements(self.layout.tokens);
         // Threads own whole planes: enough of them that their tiles make up whole batches.
         let bytes = self.layout.tokens as u64 * self.geometry().bytes_per_token();
@@ -511,7 +555,7 @@ impl<'a> Chunk<'a> {
                     for index in indices.by_ref().take(batch) {
                         tiles.push((self.layout.tile(index), self.tile_bytes(index)?));
                     }
-                    plan.decode_tiles(elements, &tiles, self.position(), &mut out, scratch)?;
+                    plan.decode_tiles(elements, &tiles, position, &mut out, scratch)?;
                     progress(tiles.iter().map(|(tile, _)| values(plan, tile)).sum());
                 }
                 Ok(())
@@ -519,10 +563,27 @@ impl<'a> Chunk<'a> {
         })
     }
 
+    /// Writes the exact tokens to their rows.
+    fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize, tokens: usize) -> Result<()> {
+        if self.exact.is_empty() {
+            return Ok(());
+        }
+        let ExactRows { first, last } = self.exact;
+        let wanted = |tokens: &ExactTokens| first <= tokens.first as usize && last <= tokens.last as usize;
+        let stage = plan.exact.filter(|(_, tokens)| wanted(tokens)).map(|(stage, _)| stage);
+        match stage.and_then(|stage| self.carried.get(stage)) {
+            Some(bytes) if bytes.len() == self.exact.len(self.geometry()) => {
+                self.exact.unpack(bytes, out, row, tokens)
+            }
+            _ => Err(Error::corrupt("the chunk does not carry the exact tokens that it names")),
+        }
+    }
+
     /// Whether a plan bound to `other` decodes this chunk too.
     pub fn coded_like(&self, other: &Self) -> bool {
-        self.carried.is_empty()
-            && other.carried.is_empty()
+        let shares = |chunk: &Self| chunk.header.profile.is_some() || chunk.carried.is_empty();
+        shares(self)
+            && shares(other)
             && self.header.profile == other.header.profile
             && self.header.pipeline == other.header.pipeline
             && self.header.geometry == other.header.geometry
@@ -570,12 +631,17 @@ fn values(plan: &Plan, tile: &Tile) -> u64 {
     plan.planes()[tile.planes.clone()].iter().map(|plane| (plane.channels() * tile.rows) as u64).sum()
 }
 
-pub(crate) fn check_version(what: &str, major: u8, minor: u8) -> Result<()> {
-    // Before 1.0 a minor version may change anything.
-    if (major, minor) == (MAJOR, MINOR) {
+/// Before 1.0 a minor version may change anything: readers know those up to `newest`.
+pub(crate) fn check_version(what: &str, major: u8, minor: u8, newest: u8) -> Result<()> {
+    if major == MAJOR && (MINOR..=newest).contains(&minor) {
         Ok(())
     } else {
-        Err(Error::unsupported(format!("{what} version {major}.{minor}; this reader knows {MAJOR}.{MINOR}")))
+        let known = if newest > MINOR {
+            format!("{MAJOR}.{MINOR} to {MAJOR}.{newest}")
+        } else {
+            format!("{MAJOR}.{MINOR}")
+        };
+        Err(Error::unsupported(format!("{what} version {major}.{minor}; this reader knows {known}")))
     }
 }
 

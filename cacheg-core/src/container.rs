@@ -84,7 +84,7 @@ impl<'a> Container<'a> {
         if reader.take(4)? != MAGIC {
             return Err(Error::corrupt("not a cacheg container (no `CGKV` at its front)"));
         }
-        check_version("container", reader.u8()?, reader.u8()?)?;
+        check_version("container", reader.u8()?, reader.u8()?, MINOR)?;
         if reader.u16()? != 0 {
             return Err(Error::unsupported("a container with unknown flags"));
         }

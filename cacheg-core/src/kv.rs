@@ -143,6 +143,9 @@ impl<'a> KvView<'a> {
         let p = &self.planes[plane];
         let channels = p.channels();
         assert!(first + rows <= self.tokens && out.len() == rows * channels, "load: outside the plane");
+        if rows == 0 {
+            return true;
+        }
         let runs = self.order.runs(p, self.tokens, first, rows);
         runs.fold(true, |finite, (at, bytes, runs)| {
             p.shape.dtype.widen_runs(&self.bytes[plane][bytes], &mut out[at..], runs) && finite
@@ -236,6 +239,9 @@ impl PlaneViewMut<'_> {
     pub(crate) fn store_by(&mut self, store: Store, first: usize, rows: usize, values: &[f32]) {
         let channels = self.plane.channels();
         assert!(first + rows <= self.tokens && values.len() == rows * channels, "store: outside the plane");
+        if rows == 0 {
+            return;
+        }
         for (at, bytes, runs) in self.order.runs(&self.plane, self.tokens, first, rows) {
             self.plane.shape.dtype.narrow_runs(&values[at..], &mut self.bytes[bytes], runs, store);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::spec::{self, StageSpec};
-use crate::{Build, Coder, Error, Quantizer, Registry, Result, Transform};
+use crate::{Build, Coder, Error, ExactTokens, Quantizer, Registry, Result, Transform};
 
 /// Transforms, a quantizer and a coder with their settings.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct Pipeline {
     quantizer: Arc<dyn Quantizer>,
     coder: Arc<dyn Coder>,
     specs: Vec<StageSpec>,
+    /// The stage that wants exact tokens, and which.
+    exact: Option<(usize, ExactTokens)>,
 }
 
 impl Pipeline {
@@ -36,7 +38,7 @@ impl Pipeline {
             )));
         }
         let mut transforms: Vec<Arc<dyn Transform>> = Vec::new();
-        let (mut quantizer, mut coder) = (None, None);
+        let (mut quantizer, mut coder, mut exact) = (None, None, None);
         let mut specs = Vec::with_capacity(stages.len());
         for stage in stages {
             let plugin = registry.get(&stage.name)?;
@@ -53,8 +55,16 @@ impl Pipeline {
                         return Err(order());
                     }
                     let transform = build(&stage.config)?;
+                    let config = transform.config();
+                    let tokens = transform.exact_tokens();
+                    if tokens != ExactTokens::default() && exact.replace((specs.len(), tokens)).is_some() {
+                        return Err(Error::setting(format!(
+                            "`{}`: another stage keeps tokens exactly already",
+                            plugin.name
+                        )));
+                    }
                     transforms.push(transform);
-                    transforms[transforms.len() - 1].config()
+                    config
                 }
                 Build::Quantizer(build) => {
                     let built = build(&stage.config)?;
@@ -78,7 +88,7 @@ impl Pipeline {
             specs.push(StageSpec { name: stage.name.clone(), version: Some(plugin.version), config });
         }
         match (quantizer, coder) {
-            (Some(quantizer), Some(coder)) => Ok(Self { transforms, quantizer, coder, specs }),
+            (Some(quantizer), Some(coder)) => Ok(Self { transforms, quantizer, coder, specs, exact }),
             (None, _) => Err(Error::setting(format!("no quantizer: {ORDER}"))),
             (_, None) => Err(Error::setting(format!("no coder: {ORDER}"))),
         }
@@ -87,6 +97,11 @@ impl Pipeline {
     /// The stages with all settings and their format versions: what containers store.
     pub fn specs(&self) -> &[StageSpec] {
         &self.specs
+    }
+
+    /// Number of the stage that wants exact tokens, and which.
+    pub(crate) fn exact(&self) -> Option<(usize, ExactTokens)> {
+        self.exact
     }
 
     pub(crate) fn transforms(&self) -> &[Arc<dyn Transform>] {

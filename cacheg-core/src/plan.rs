@@ -7,7 +7,8 @@ use crate::front::Front;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Scratch};
 use crate::{
-    BindCx, BoundCoder, Error, Geometry, Pipeline, Plane, Profile, Result, ResultExt, Source, StageData,
+    BindCx, BoundCoder, Error, ExactTokens, Geometry, Pipeline, Plane, Profile, Result, ResultExt, Source,
+    StageData,
 };
 
 /// Tokens of a chunk that is worth tables of its own: sixteen times the symbols of a table.
@@ -21,6 +22,8 @@ pub struct Plan {
     pub(crate) specs: Vec<StageSpec>,
     /// What the chunk has to carry for each stage; empty when a profile has it.
     pub(crate) carried: Vec<Vec<u8>>,
+    /// The stage that carries exact tokens, and which those are.
+    pub(crate) exact: Option<(usize, ExactTokens)>,
     /// Hash of the profile that the stages' data came from.
     pub(crate) profile: Option<String>,
     /// Tables for coders that give elements; made when first asked for, as encoders need none.
@@ -125,6 +128,7 @@ impl Plan {
             coder,
             specs: pipeline.specs().to_vec(),
             carried: Vec::new(),
+            exact: pipeline.exact(),
             profile: None,
             elements: OnceLock::new(),
             bounds: OnceLock::new(),

@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Kind, Plane, Result, StageData};
+use crate::{Error, ExactTokens, Kind, Plane, Result, StageData};
 
 /// What all stages have.
 pub trait Stage: Debug + Send + Sync {
@@ -173,6 +173,11 @@ pub trait Transform: Stage {
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
         let _ = cx;
         None
+    }
+
+    /// Tokens that are stored bit for bit beside the tiles: no stage sees them. One stage of a pipeline may ask.
+    fn exact_tokens(&self) -> ExactTokens {
+        ExactTokens::default()
     }
 }
 

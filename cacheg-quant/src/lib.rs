@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`identity`] | nothing: the public CacheGen code, and lossless pipelines |
 //! | [`anchor_delta`] | CacheGen's groups of tokens: an anchor and differences from it |
+//! | [`sinks`] | stores the first tokens of a context exactly, since all others attend to them |
 //! | [`mean`] | removes each channel's offset |
 //! | [`unrope`] | undoes the rotation of keys by position, so that channels keep their meaning |
 //! | [`hadamard`] | spreads outliers over a head's channels |
@@ -31,6 +32,7 @@ pub mod bytes;
 pub mod hadamard;
 pub mod identity;
 pub mod mean;
+pub mod sinks;
 pub mod uniform;
 pub mod unrope;
 
@@ -55,6 +57,7 @@ pub const PLUGINS: &[Plugin] = &[
     hadamard::PLUGIN,
     identity::PLUGIN,
     mean::PLUGIN,
+    sinks::PLUGIN,
     uniform::PLUGIN,
     unrope::PLUGIN,
 ];

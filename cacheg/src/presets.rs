@@ -65,12 +65,12 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         name: "fast",
-        summary: "decoded near the speed of copying: means removed, one step per layer, vector rANS; best with a profile",
+        summary: "decoded near the speed of copying: first tokens exact, means removed, a step per layer, vector rANS; best with a profile",
         levels: &[
-            "mean|bins(step=0.5;level=0.5;reach=31)|rans(tables=channel;carried=class)",
-            "mean|bins(step=0.5;level=1;reach=15)|rans(tables=channel;carried=class)",
-            "mean|bins(step=0.5;level=2;reach=15)|rans(tables=channel;carried=class)",
-            "mean|bins(step=0.5;level=4;reach=7)|rans(tables=channel;carried=class)",
+            "sinks(first=4)|mean|bins(step=0.4;level=0.5;reach=31)|rans(tables=channel;carried=class)",
+            "sinks(first=4)|mean|bins(step=0.4;level=1;reach=15)|rans(tables=channel;carried=class)",
+            "sinks(first=4)|mean|bins(step=0.4;level=2;reach=15)|rans(tables=channel;carried=class)",
+            "sinks(first=4)|mean|bins(step=0.4;level=4;reach=7)|rans(tables=channel;carried=class)",
         ],
         default_level: 1,
         chunk_tokens: 1_500,

@@ -13,6 +13,9 @@ use common::{decode, encode};
 /// Of the version that writes today.
 const VERSION: &str = "v0.1";
 
+/// Of chunks with exact tokens.
+const EXACT: &str = "v0.2";
+
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
@@ -48,7 +51,8 @@ fn golden_files_are_written_and_read_as_ever() {
     let registry = cacheg::builtins().unwrap();
     for preset in PRESETS {
         let bytes = encode(&registry, preset.spec(None).unwrap(), &input(), None, 8).unwrap();
-        check(&format!("{VERSION}-{}.cgkv", preset.name), &bytes);
+        let version = if preset.levels[0].starts_with("sinks") { EXACT } else { VERSION };
+        check(&format!("{version}-{}.cgkv", preset.name), &bytes);
     }
     let spec = "mean|uniform(bits=3)|rans";
     let profile =

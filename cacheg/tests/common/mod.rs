@@ -17,6 +17,9 @@ pub(crate) fn specs() -> Vec<&'static str> {
         "anchor-delta(group=4)|uniform(bits=5;axis=channel,token;group=8)|rans(tables=one)",
         "bytes|range(tables=one)",
         "bytes|raw",
+        "sinks(first=2;last=3)|mean|bins(step=0.25)|rans(tables=layer)",
+        "mean|sinks(first=1)|uniform(bits=4)|raw",
+        "mean|bins(step=0.5;level=1;reach=15)|rans(tables=channel;carried=class)",
     ]);
     specs
 }
