@@ -26,6 +26,15 @@ mod anchor_delta {
     }
 }
 
+mod sinks {
+    super::conformance! {
+        transform: cacheg_quant::sinks::PLUGIN,
+        specs: ["sinks", "sinks(first=0;last=3)"],
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
 mod mean {
     super::conformance! {
         transform: cacheg_quant::mean::PLUGIN,
