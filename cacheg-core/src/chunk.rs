@@ -12,19 +12,23 @@ use crate::calibrate::bind_to_chunk;
 use crate::dtype::Store;
 use crate::front::Front;
 use crate::json;
+use crate::kept::{Bitmaps, Kept};
 use crate::plan::Wanted;
 use crate::profile::short;
+use crate::select::{Selector, compact};
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes, TileOut};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, Source,
+    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, ResultExt,
+    Source,
 };
 
 const MAGIC: [u8; 4] = *b"CGKC";
-/// Version of chunks and containers.
-pub(crate) const MAJOR: u8 = 0;
-pub(crate) const MINOR: u8 = 1;
+/// Version of containers, and of chunks that have all their tokens.
+pub(crate) const VERSION: [u8; 2] = [0, 1];
+/// Version of chunks from which tokens were dropped.
+const SELECTED: [u8; 2] = [0, 2];
 pub(crate) const PREFIX: usize = 40;
 pub(crate) const ENTRY: usize = 12;
 
@@ -64,6 +68,9 @@ struct TokensHeader {
     count: u64,
     /// Index of the first in its container.
     first: u64,
+    /// Tokens that every head has left, if there is a selection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<u64>,
     /// Position of the first in the model's sequence.
     position: u64,
 }
@@ -109,7 +116,8 @@ impl EncodedChunk {
 pub struct Encoder {
     pipeline: Pipeline,
     geometry: Geometry,
-    /// Bound once if nothing has to be carried.
+    selector: Option<Selector>,
+    /// Bound once if no stage has to be calibrated on each chunk.
     plan: Option<Arc<Plan>>,
 }
 
@@ -128,7 +136,8 @@ impl Encoder {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Self { pipeline, geometry: geometry.clone(), plan })
+        let selector = pipeline.select().map(|select| Selector::new(select, geometry)).transpose()?;
+        Ok(Self { pipeline, geometry: geometry.clone(), selector, plan })
     }
 
     /// Encodes the tokens `range` of a view. Values done are counted on `progress`.
@@ -148,6 +157,36 @@ impl Encoder {
         if *view.geometry() != self.geometry {
             return Err(Error::data("the KV cache is of another model than the encoder"));
         }
+        view.check_consecutive()?;
+        let tokens = TokensHeader {
+            count: range.len() as u64,
+            first: range.start as u64,
+            kept: None,
+            position: view.first_position() + range.start as u64,
+        };
+        let Some(selector) = &self.selector else {
+            return self.encode_rows(view, range, tokens, None, progress);
+        };
+        let kept = selector.choose(view, &range)?;
+        let rows = kept.tokens();
+        let tokens = TokensHeader { kept: Some(rows as u64), ..tokens };
+        let chunk = compact(view, &range, &kept)?;
+        // Tokens in errors are numbered as the stages see them.
+        let place = || format!("kept tokens of {}..{}", range.start, range.end);
+        let encoded = self.encode_rows(&chunk.view(), 0..rows, tokens, Some(&kept), progress).at(place)?;
+        progress((range.len() - rows) as u64 * self.geometry.values_per_token());
+        Ok(encoded)
+    }
+
+    /// Encodes rows as a chunk of these tokens.
+    fn encode_rows(
+        &self,
+        view: &KvView<'_>,
+        range: Range<usize>,
+        tokens: TokensHeader,
+        kept: Option<&Kept>,
+        progress: Progress<'_>,
+    ) -> Result<EncodedChunk> {
         let own;
         let plan = match &self.plan {
             Some(plan) => &**plan,
@@ -179,14 +218,14 @@ impl Encoder {
         let batches: Vec<usize> = (0..layout.tiles()).step_by(batch).collect();
         let tiles = batches.into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
         let tiles = tiles.into_iter().flatten().collect();
-        assemble(plan, view, &range, &layout, tiles)
+        assemble(plan, tokens, kept, &layout, tiles)
     }
 }
 
 fn assemble(
     plan: &Plan,
-    view: &KvView<'_>,
-    range: &Range<usize>,
+    tokens: TokensHeader,
+    kept: Option<&Kept>,
     layout: &Layout,
     tiles: Vec<(u32, Vec<u8>)>,
 ) -> Result<EncodedChunk> {
@@ -195,27 +234,35 @@ fn assemble(
         pipeline: plan.specs().to_vec(),
         profile: plan.profile().map(str::to_owned),
         tile: TileHeader { planes: layout.planes as u32, rows: layout.rows as u32 },
-        tokens: TokensHeader {
-            count: range.len() as u64,
-            first: range.start as u64,
-            position: view.first_position() + range.start as u64,
-        },
+        tokens,
     };
     let header = json::canonical(&header)?;
     let limits = Limits::default();
     if header.len() > limits.max_header as usize {
         return Err(Error::limit(format!("a chunk header of {} bytes", header.len())));
     }
-    let carried: usize = plan.carried.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
+    // A selection is the first stage, and carried whether or not other stages carry anything.
+    let bitmaps = kept.map(Kept::to_bitmaps);
+    let blocks: Vec<&[u8]> = match &bitmaps {
+        None => plan.carried.iter().map(Vec::as_slice).collect(),
+        Some(bitmaps) => {
+            let others = (1..plan.specs().len()).map(|stage| plan.carried.get(stage).map_or(&[][..], |b| b));
+            std::iter::once(bitmaps.as_slice()).chain(others).collect()
+        }
+    };
+    let carried: usize = blocks.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
     if carried > limits.max_carried as usize {
-        return Err(Error::limit(format!("{carried} bytes of tables in one chunk; calibrate a profile")));
+        return Err(Error::limit(format!(
+            "{carried} bytes of tables in one chunk; calibrate a profile, or make chunks smaller"
+        )));
     }
     let payload: usize = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
     let too_long = || Error::limit("a chunk of more than 4 GiB of tables");
     let len = PREFIX + header.len() + padding(header.len()) + carried + tiles.len() * ENTRY;
     let mut out = Vec::with_capacity(len);
     out.extend(MAGIC);
-    out.extend([MAJOR, MINOR, 0, 0]);
+    out.extend(if kept.is_some() { SELECTED } else { VERSION });
+    out.extend([0, 0]);
     let total = len + payload;
     out.extend((total as u64).to_le_bytes());
     for length in [header.len(), carried, tiles.len(), 0] {
@@ -224,7 +271,7 @@ fn assemble(
     out.extend([0; 8]);
     out.extend(&header);
     out.resize(out.len() + padding(header.len()), 0);
-    for bytes in &plan.carried {
+    for bytes in blocks {
         out.extend((bytes.len() as u32).to_le_bytes());
         out.extend(bytes);
         out.resize(out.len() + padding(bytes.len()), 0);
@@ -256,6 +303,7 @@ pub struct Chunk<'a> {
     payload: &'a [u8],
     layout: Layout,
     sizes: ChunkBytes,
+    kept: Option<Bitmaps<'a>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -306,7 +354,7 @@ impl<'a> Chunk<'a> {
         if reader.take(4)? != MAGIC {
             return Err(Error::corrupt("not a cacheg chunk (no `CGKC` at its front)"));
         }
-        check_version("chunk", reader.u8()?, reader.u8()?)?;
+        let version = check_version("chunk", [reader.u8()?, reader.u8()?], &[VERSION, SELECTED])?;
         if reader.u16()? != 0 {
             return Err(Error::unsupported("a chunk with unknown flags"));
         }
@@ -341,7 +389,8 @@ impl<'a> Chunk<'a> {
         let header: Header =
             serde_json::from_slice(header_bytes).map_err(|e| Error::corrupt(format!("chunk header: {e}")))?;
         header.geometry.validate(limits)?;
-        let tokens = check_tokens(header.tokens.count, &header.geometry, limits)?;
+        let rows = header.tokens.kept.unwrap_or(header.tokens.count);
+        let tokens = check_tokens(rows, &header.geometry, limits)?;
         let ends = header
             .tokens
             .first
@@ -383,7 +432,8 @@ impl<'a> Chunk<'a> {
         if prefix.checked_add(offset) != Some(total) {
             return Err(Error::corrupt("the tiles' lengths do not add up to the chunk's"));
         }
-        Ok(Self { header, len: total, carried, entries, payload: &bytes[prefix..total], layout, sizes })
+        let kept = check_selection(&header, version, &carried, limits)?;
+        Ok(Self { header, len: total, carried, entries, payload: &bytes[prefix..total], layout, sizes, kept })
     }
 
     /// Its exact length in bytes.
@@ -411,10 +461,32 @@ impl<'a> Chunk<'a> {
         self.header.profile.as_deref()
     }
 
-    /// Its tokens, counted in its container.
+    /// Its tokens, counted in its container, dropped ones too.
     pub fn tokens(&self) -> Range<usize> {
-        let first = self.header.tokens.first as usize;
-        first..first + self.layout.tokens
+        let TokensHeader { first, count, .. } = self.header.tokens;
+        first as usize..(first + count) as usize
+    }
+
+    /// Rows that it decodes to: its tokens, or those that every head has kept.
+    pub fn rows(&self) -> usize {
+        self.layout.tokens
+    }
+
+    /// Whether each head has dropped some of the tokens; what it kept is then the first of what the chunk carries.
+    pub fn selects(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What every head has kept, of this chunk alone; `None` if nothing was dropped.
+    pub fn kept(&self) -> Option<Kept> {
+        let bitmaps = self.kept.as_ref()?;
+        let mut kept = Kept::empty(bitmaps.heads().to_vec(), self.position());
+        kept.extend(self.tokens().len(), Some(bitmaps));
+        Some(kept)
+    }
+
+    pub(crate) fn bitmaps(&self) -> Option<&Bitmaps<'a>> {
+        self.kept.as_ref()
     }
 
     /// Position of its first token in the model's sequence.
@@ -450,6 +522,9 @@ impl<'a> Chunk<'a> {
         let pipeline = Pipeline::new(registry, &self.header.pipeline)?;
         if pipeline.specs() != self.header.pipeline {
             return Err(Error::corrupt("the chunk's pipeline is not written out in full"));
+        }
+        if pipeline.selects() != self.kept.is_some() {
+            return Err(Error::corrupt("a select stage without kept tokens, or kept tokens without one"));
         }
         match (&self.header.profile, profile) {
             (None, _) => {
@@ -521,8 +596,11 @@ impl<'a> Chunk<'a> {
 
     /// Whether a plan bound to `other` decodes this chunk too.
     pub fn coded_like(&self, other: &Self) -> bool {
-        self.carried.is_empty()
-            && other.carried.is_empty()
+        let selects = usize::from(self.kept.is_some());
+        let nothing = |chunk: &Self| chunk.carried.iter().skip(selects).all(|bytes| bytes.is_empty());
+        self.kept.is_some() == other.kept.is_some()
+            && nothing(self)
+            && nothing(other)
             && self.header.profile == other.header.profile
             && self.header.pipeline == other.header.pipeline
             && self.header.geometry == other.header.geometry
@@ -556,6 +634,9 @@ impl std::fmt::Display for Chunk<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tokens = self.tokens();
         write!(f, "tokens {}..{}", tokens.start, tokens.end)?;
+        if self.kept.is_some() {
+            write!(f, ", {} kept", self.rows())?;
+        }
         self.profile().map_or(Ok(()), |hash| write!(f, ", profile {}", short(hash)))
     }
 }
@@ -570,13 +651,46 @@ fn values(plan: &Plan, tile: &Tile) -> u64 {
     plan.planes()[tile.planes.clone()].iter().map(|plane| (plane.channels() * tile.rows) as u64).sum()
 }
 
-pub(crate) fn check_version(what: &str, major: u8, minor: u8) -> Result<()> {
+pub(crate) fn check_version(what: &str, version: [u8; 2], known: &[[u8; 2]]) -> Result<[u8; 2]> {
     // Before 1.0 a minor version may change anything.
-    if (major, minor) == (MAJOR, MINOR) {
-        Ok(())
-    } else {
-        Err(Error::unsupported(format!("{what} version {major}.{minor}; this reader knows {MAJOR}.{MINOR}")))
+    if known.contains(&version) {
+        return Ok(version);
     }
+    let text = |[major, minor]: [u8; 2]| format!("{major}.{minor}");
+    let known = known.iter().map(|version| text(*version)).collect::<Vec<_>>().join(" and ");
+    Err(Error::unsupported(format!("{what} version {}; this reader knows {known}", text(version))))
+}
+
+/// Checks all that a selection promises.
+fn check_selection<'a>(
+    header: &Header,
+    version: [u8; 2],
+    carried: &[&'a [u8]],
+    limits: &Limits,
+) -> Result<Option<Bitmaps<'a>>> {
+    let TokensHeader { count, kept, .. } = header.tokens;
+    let Some(kept) = kept.filter(|_| version == SELECTED) else {
+        // Neither is there without the other.
+        return if kept.is_none() && version != SELECTED {
+            Ok(None)
+        } else {
+            Err(Error::corrupt("kept tokens and the chunk's version do not fit together"))
+        };
+    };
+    if count > limits.max_tokens || count > u64::from(u32::MAX) {
+        return Err(Error::limit(format!("{count} tokens")));
+    }
+    if kept > count || (kept == 0 && count > 0) {
+        return Err(Error::corrupt(format!("{kept} kept of {count} tokens")));
+    }
+    let Some((bitmaps, others)) = carried.split_first() else {
+        return Err(Error::corrupt("the chunk does not carry which tokens were kept"));
+    };
+    if header.profile.is_some() && others.iter().any(|bytes| !bytes.is_empty()) {
+        return Err(Error::corrupt("carried data beside a profile's"));
+    }
+    // Both are at most `max_tokens`, and `kept` was checked against memory.
+    Bitmaps::new(&header.geometry, count as usize, kept as usize, bitmaps).map(Some)
 }
 
 /// Checks how much memory the decoded tokens would take.
