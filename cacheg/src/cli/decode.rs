@@ -71,13 +71,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "decode_mb_s": raw as f64 / 1e6 / seconds,
     }));
     report.print(args.json, |report| {
-        report.table(&[
-            ("name", "file", 0),
-            ("tokens", "tokens", 0),
-            ("context_tokens", "of", 0),
-            ("bytes", "bytes", 0),
-            ("device", "device", 0),
-            ("decode_mb_s", "MB/s", 0),
-        ])
+        let mut columns = vec![("name", "file", 0), ("tokens", "tokens", 0)];
+        if rows != header.tokens {
+            columns.push(("context_tokens", "of", 0));
+        }
+        columns.extend([("bytes", "bytes", 0), ("device", "device", 0), ("decode_mb_s", "MB/s", 0)]);
+        report.table(&columns)
     })
 }
