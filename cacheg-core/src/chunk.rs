@@ -1,6 +1,5 @@
 //! A chunk: tokens that are encoded, stored, fetched and decoded by themselves. `FORMAT.md` has its bytes.
 
-use std::borrow::Cow;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,22 +13,23 @@ use crate::dtype::Store;
 use crate::exact::ExactRows;
 use crate::front::Front;
 use crate::json;
+use crate::kept::{Bitmaps, Kept};
 use crate::plan::Wanted;
 use crate::profile::short;
+use crate::select::{Selector, compact};
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes, TileOut};
 use crate::wire::{Reader, padding};
 use crate::{
     BindCx, Error, ExactTokens, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry,
-    Result, Source,
+    Result, ResultExt, Source,
 };
 
 const MAGIC: [u8; 4] = *b"CGKC";
-/// Version of chunks and containers.
-pub(crate) const MAJOR: u8 = 0;
-pub(crate) const MINOR: u8 = 1;
-/// Of chunks with exact tokens.
-const MINOR_EXACT: u8 = 2;
+/// Version of containers, and of chunks whose tokens are all coded.
+pub(crate) const VERSION: [u8; 2] = [0, 1];
+/// Version of chunks from which tokens were dropped, or that store some exactly.
+const NOT_ALL_CODED: [u8; 2] = [0, 2];
 pub(crate) const PREFIX: usize = 40;
 pub(crate) const ENTRY: usize = 12;
 
@@ -69,11 +69,14 @@ struct TokensHeader {
     count: u64,
     /// Index of the first in its container.
     first: u64,
-    /// Position of the first in the model's sequence.
-    position: u64,
+    /// Tokens that every head has left, if there is a selection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<u64>,
     /// How many of the first and of the last ones are stored exactly, beside the tiles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exact: Option<[u64; 2]>,
+    /// Position of the first in the model's sequence.
+    position: u64,
 }
 
 /// An encoded chunk, still in pieces so that a large one is never copied.
@@ -117,7 +120,8 @@ impl EncodedChunk {
 pub struct Encoder {
     pipeline: Pipeline,
     geometry: Geometry,
-    /// Bound once if nothing has to be carried.
+    selector: Option<Selector>,
+    /// Bound once if no stage has to be calibrated on each chunk.
     plan: Option<Arc<Plan>>,
 }
 
@@ -136,7 +140,8 @@ impl Encoder {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Self { pipeline, geometry: geometry.clone(), plan })
+        let selector = pipeline.select().map(|select| Selector::new(select, geometry)).transpose()?;
+        Ok(Self { pipeline, geometry: geometry.clone(), selector, plan })
     }
 
     /// Encodes the tokens `range` of a view. Values done are counted on `progress`.
@@ -156,8 +161,43 @@ impl Encoder {
         if *view.geometry() != self.geometry {
             return Err(Error::data("the KV cache is of another model than the encoder"));
         }
+        view.check_consecutive()?;
+        let tokens = TokensHeader {
+            count: range.len() as u64,
+            first: range.start as u64,
+            kept: None,
+            exact: None,
+            position: view.first_position() + range.start as u64,
+        };
+        let Some(selector) = &self.selector else {
+            return self.encode_rows(view, range, tokens, None, progress);
+        };
+        let kept = selector.choose(view, &range)?;
+        let rows = kept.tokens();
+        let tokens = TokensHeader { kept: Some(rows as u64), ..tokens };
+        let chunk = compact(view, &range, &kept)?;
+        // Tokens in errors are numbered as the stages see them.
+        let place = || format!("kept tokens of {}..{}", range.start, range.end);
+        let encoded = self.encode_rows(&chunk.view(), 0..rows, tokens, Some(&kept), progress).at(place)?;
+        progress((range.len() - rows) as u64 * self.geometry.values_per_token());
+        Ok(encoded)
+    }
+
+    /// Encodes rows as a chunk of these tokens.
+    fn encode_rows(
+        &self,
+        view: &KvView<'_>,
+        range: Range<usize>,
+        tokens: TokensHeader,
+        kept: Option<&Kept>,
+        progress: Progress<'_>,
+    ) -> Result<EncodedChunk> {
         let exact =
             self.pipeline.exact().map_or_else(ExactRows::default, |(_, exact)| exact.rows(view, &range));
+        let tokens = TokensHeader {
+            exact: (!exact.is_empty()).then_some([exact.first as u64, exact.last as u64]),
+            ..tokens
+        };
         let inner = exact.inner(&range);
         let own;
         let plan = match &self.plan {
@@ -191,15 +231,20 @@ impl Encoder {
         let tiles = batches.into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
         let tiles = tiles.into_iter().flatten().collect();
         progress((exact.first + exact.last) as u64 * self.geometry.values_per_token());
-        assemble(plan, view, &range, exact, &layout, tiles)
+        // What a stage that says which tokens are coded has to carry, whether or not others carry anything.
+        let beside = match (kept, plan.exact) {
+            (Some(kept), _) => Some((0, kept.to_bitmaps())),
+            (None, Some((stage, _))) if !exact.is_empty() => Some((stage, exact.pack(view, &range))),
+            _ => None,
+        };
+        assemble(plan, tokens, beside.as_ref(), &layout, tiles)
     }
 }
 
 fn assemble(
     plan: &Plan,
-    view: &KvView<'_>,
-    range: &Range<usize>,
-    exact: ExactRows,
+    tokens: TokensHeader,
+    beside: Option<&(usize, Vec<u8>)>,
     layout: &Layout,
     tiles: Vec<(u32, Vec<u8>)>,
 ) -> Result<EncodedChunk> {
@@ -208,34 +253,33 @@ fn assemble(
         pipeline: plan.specs().to_vec(),
         profile: plan.profile().map(str::to_owned),
         tile: TileHeader { planes: layout.planes as u32, rows: layout.rows as u32 },
-        tokens: TokensHeader {
-            count: range.len() as u64,
-            first: range.start as u64,
-            position: view.first_position() + range.start as u64,
-            exact: (!exact.is_empty()).then_some([exact.first as u64, exact.last as u64]),
-        },
+        tokens,
     };
     let header = json::canonical(&header)?;
     let limits = Limits::default();
     if header.len() > limits.max_header as usize {
         return Err(Error::limit(format!("a chunk header of {} bytes", header.len())));
     }
-    let mut all_carried = Cow::Borrowed(&plan.carried);
-    if let Some((stage, _)) = plan.exact.filter(|_| !exact.is_empty()) {
-        let carried = all_carried.to_mut();
-        carried.resize(plan.specs().len(), Vec::new());
-        carried[stage] = exact.pack(view, range);
-    }
-    let carried: usize = all_carried.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
+    let blocks: Vec<&[u8]> = match beside {
+        None => plan.carried.iter().map(Vec::as_slice).collect(),
+        Some((stage, bytes)) => {
+            let of_plan = |stage| plan.carried.get(stage).map_or(&[][..], |bytes: &Vec<u8>| bytes.as_slice());
+            (0..plan.specs().len()).map(|at| if at == *stage { bytes } else { of_plan(at) }).collect()
+        }
+    };
+    let carried: usize = blocks.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
     if carried > limits.max_carried as usize {
-        return Err(Error::limit(format!("{carried} bytes of tables in one chunk; calibrate a profile")));
+        return Err(Error::limit(format!(
+            "{carried} bytes of tables in one chunk; calibrate a profile, or make chunks smaller"
+        )));
     }
     let payload: usize = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
     let too_long = || Error::limit("a chunk of more than 4 GiB of tables");
     let len = PREFIX + header.len() + padding(header.len()) + carried + tiles.len() * ENTRY;
     let mut out = Vec::with_capacity(len);
     out.extend(MAGIC);
-    out.extend([MAJOR, if exact.is_empty() { MINOR } else { MINOR_EXACT }, 0, 0]);
+    out.extend(if beside.is_some() { NOT_ALL_CODED } else { VERSION });
+    out.extend([0, 0]);
     let total = len + payload;
     out.extend((total as u64).to_le_bytes());
     for length in [header.len(), carried, tiles.len(), 0] {
@@ -244,7 +288,7 @@ fn assemble(
     out.extend([0; 8]);
     out.extend(&header);
     out.resize(out.len() + padding(header.len()), 0);
-    for bytes in &*all_carried {
+    for bytes in blocks {
         out.extend((bytes.len() as u32).to_le_bytes());
         out.extend(bytes);
         out.resize(out.len() + padding(bytes.len()), 0);
@@ -278,6 +322,7 @@ pub struct Chunk<'a> {
     layout: Layout,
     exact: ExactRows,
     sizes: ChunkBytes,
+    kept: Option<Bitmaps<'a>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -328,8 +373,7 @@ impl<'a> Chunk<'a> {
         if reader.take(4)? != MAGIC {
             return Err(Error::corrupt("not a cacheg chunk (no `CGKC` at its front)"));
         }
-        let (major, minor) = (reader.u8()?, reader.u8()?);
-        check_version("chunk", major, minor, MINOR_EXACT)?;
+        let version = check_version("chunk", [reader.u8()?, reader.u8()?], &[VERSION, NOT_ALL_CODED])?;
         if reader.u16()? != 0 {
             return Err(Error::unsupported("a chunk with unknown flags"));
         }
@@ -364,7 +408,8 @@ impl<'a> Chunk<'a> {
         let header: Header =
             serde_json::from_slice(header_bytes).map_err(|e| Error::corrupt(format!("chunk header: {e}")))?;
         header.geometry.validate(limits)?;
-        let tokens = check_tokens(header.tokens.count, &header.geometry, limits)?;
+        let rows = header.tokens.kept.unwrap_or(header.tokens.count);
+        let tokens = check_tokens(rows, &header.geometry, limits)?;
         let ends = header
             .tokens
             .first
@@ -373,13 +418,9 @@ impl<'a> Chunk<'a> {
         if ends.is_none() {
             return Err(Error::corrupt("positions beyond 64 bits"));
         }
-        let exact = match header.tokens.exact {
-            Some(_) if minor < MINOR_EXACT => {
-                return Err(Error::corrupt(format!("exact tokens in a chunk of version {major}.{minor}")));
-            }
-            Some([first, last]) => ExactRows::check(first, last, tokens)?,
-            None => ExactRows::default(),
-        };
+        let exact =
+            header.tokens.exact.map(|[first, last]| ExactRows::check(first, last, tokens)).transpose()?;
+        let exact = exact.unwrap_or_default();
         let coded = tokens - exact.first - exact.last;
         let layout =
             Layout::new(coded, header.tile.rows, header.tile.planes, &header.geometry.planes(), limits)?;
@@ -414,16 +455,9 @@ impl<'a> Chunk<'a> {
         if prefix.checked_add(offset) != Some(total) {
             return Err(Error::corrupt("the tiles' lengths do not add up to the chunk's"));
         }
-        Ok(Self {
-            header,
-            len: total,
-            carried,
-            entries,
-            payload: &bytes[prefix..total],
-            layout,
-            exact,
-            sizes,
-        })
+        let kept = check_selection(&header, version, &carried, limits)?;
+        let payload = &bytes[prefix..total];
+        Ok(Self { header, len: total, carried, entries, payload, layout, exact, sizes, kept })
     }
 
     /// Its exact length in bytes.
@@ -451,10 +485,32 @@ impl<'a> Chunk<'a> {
         self.header.profile.as_deref()
     }
 
-    /// Its tokens, counted in its container.
+    /// Its tokens, counted in its container, dropped ones too.
     pub fn tokens(&self) -> Range<usize> {
-        let first = self.header.tokens.first as usize;
-        first..first + self.header.tokens.count as usize
+        let TokensHeader { first, count, .. } = self.header.tokens;
+        first as usize..(first + count) as usize
+    }
+
+    /// Rows that it decodes to: its tokens, or those that every head has kept.
+    pub fn rows(&self) -> usize {
+        self.layout.tokens + self.exact.first + self.exact.last
+    }
+
+    /// Whether each head has dropped some of the tokens; what it kept is then the first of what the chunk carries.
+    pub fn selects(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What every head has kept, of this chunk alone; `None` if nothing was dropped.
+    pub fn kept(&self) -> Option<Kept> {
+        let bitmaps = self.kept.as_ref()?;
+        let mut kept = Kept::empty(bitmaps.heads().to_vec(), self.position());
+        kept.extend(self.tokens().len(), Some(bitmaps));
+        Some(kept)
+    }
+
+    pub(crate) fn bitmaps(&self) -> Option<&Bitmaps<'a>> {
+        self.kept.as_ref()
     }
 
     /// Position of its first token in the model's sequence.
@@ -467,7 +523,7 @@ impl<'a> Chunk<'a> {
         &self.sizes
     }
 
-    /// How the tokens that are coded are cut into tiles: all but those that are stored exactly.
+    /// How the rows that are coded are cut into tiles: all but those that are stored exactly.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -490,6 +546,15 @@ impl<'a> Chunk<'a> {
         let pipeline = Pipeline::new(registry, &self.header.pipeline)?;
         if pipeline.specs() != self.header.pipeline {
             return Err(Error::corrupt("the chunk's pipeline is not written out in full"));
+        }
+        if pipeline.selects() != self.kept.is_some() {
+            return Err(Error::corrupt("a select stage without kept tokens, or kept tokens without one"));
+        }
+        // A selection is the first stage.
+        let beside = pipeline.exact().map_or(0, |(stage, _)| stage);
+        let others = |(stage, bytes): (usize, &&[u8])| stage != beside && !bytes.is_empty();
+        if self.header.profile.is_some() && self.carried.iter().enumerate().any(others) {
+            return Err(Error::corrupt("carried data beside a profile's"));
         }
         match (&self.header.profile, profile) {
             (None, _) => {
@@ -530,9 +595,8 @@ impl<'a> Chunk<'a> {
         progress: Progress<'_>,
     ) -> Result<()> {
         assert!(out.planes_mut().len() == plan.planes().len(), "the output is of another geometry");
-        let tokens = self.tokens().len();
-        assert!(row + tokens <= out.tokens(), "the chunk is outside the output");
-        self.decode_exact(plan, out, row, tokens)?;
+        assert!(row + self.rows() <= out.tokens(), "the chunk is outside the output");
+        self.decode_exact(plan, out, row)?;
         progress((self.exact.first + self.exact.last) as u64 * self.geometry().values_per_token());
         let (row, position) = (row + self.exact.first, self.position() + self.exact.first as u64);
         let elements = plan.elements(self.layout.tokens);
@@ -564,7 +628,7 @@ impl<'a> Chunk<'a> {
     }
 
     /// Writes the exact tokens to their rows.
-    fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize, tokens: usize) -> Result<()> {
+    fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize) -> Result<()> {
         if self.exact.is_empty() {
             return Ok(());
         }
@@ -573,7 +637,7 @@ impl<'a> Chunk<'a> {
         let stage = plan.exact.filter(|(_, tokens)| wanted(tokens)).map(|(stage, _)| stage);
         match stage.and_then(|stage| self.carried.get(stage)) {
             Some(bytes) if bytes.len() == self.exact.len(self.geometry()) => {
-                self.exact.unpack(bytes, out, row, tokens)
+                self.exact.unpack(bytes, out, row, self.rows())
             }
             _ => Err(Error::corrupt("the chunk does not carry the exact tokens that it names")),
         }
@@ -581,9 +645,13 @@ impl<'a> Chunk<'a> {
 
     /// Whether a plan bound to `other` decodes this chunk too.
     pub fn coded_like(&self, other: &Self) -> bool {
-        let shares = |chunk: &Self| chunk.header.profile.is_some() || chunk.carried.is_empty();
-        shares(self)
-            && shares(other)
+        let selects = usize::from(self.kept.is_some());
+        let shared = |chunk: &Self| {
+            chunk.header.profile.is_some() || chunk.carried.iter().skip(selects).all(|bytes| bytes.is_empty())
+        };
+        self.kept.is_some() == other.kept.is_some()
+            && shared(self)
+            && shared(other)
             && self.header.profile == other.header.profile
             && self.header.pipeline == other.header.pipeline
             && self.header.geometry == other.header.geometry
@@ -617,6 +685,9 @@ impl std::fmt::Display for Chunk<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tokens = self.tokens();
         write!(f, "tokens {}..{}", tokens.start, tokens.end)?;
+        if self.kept.is_some() {
+            write!(f, ", {} kept", self.rows())?;
+        }
         self.profile().map_or(Ok(()), |hash| write!(f, ", profile {}", short(hash)))
     }
 }
@@ -631,18 +702,43 @@ fn values(plan: &Plan, tile: &Tile) -> u64 {
     plan.planes()[tile.planes.clone()].iter().map(|plane| (plane.channels() * tile.rows) as u64).sum()
 }
 
-/// Before 1.0 a minor version may change anything: readers know those up to `newest`.
-pub(crate) fn check_version(what: &str, major: u8, minor: u8, newest: u8) -> Result<()> {
-    if major == MAJOR && (MINOR..=newest).contains(&minor) {
-        Ok(())
-    } else {
-        let known = if newest > MINOR {
-            format!("{MAJOR}.{MINOR} to {MAJOR}.{newest}")
-        } else {
-            format!("{MAJOR}.{MINOR}")
-        };
-        Err(Error::unsupported(format!("{what} version {major}.{minor}; this reader knows {known}")))
+pub(crate) fn check_version(what: &str, version: [u8; 2], known: &[[u8; 2]]) -> Result<[u8; 2]> {
+    // Before 1.0 a minor version may change anything.
+    if known.contains(&version) {
+        return Ok(version);
     }
+    let text = |[major, minor]: [u8; 2]| format!("{major}.{minor}");
+    let known = known.iter().map(|version| text(*version)).collect::<Vec<_>>().join(" and ");
+    Err(Error::unsupported(format!("{what} version {}; this reader knows {known}", text(version))))
+}
+
+/// Checks all that a selection promises.
+fn check_selection<'a>(
+    header: &Header,
+    version: [u8; 2],
+    carried: &[&'a [u8]],
+    limits: &Limits,
+) -> Result<Option<Bitmaps<'a>>> {
+    let TokensHeader { count, kept, .. } = header.tokens;
+    let TokensHeader { exact, .. } = header.tokens;
+    // One or none of them, and the version says whether there is one.
+    if (kept.is_some() && exact.is_some())
+        || (kept.or(exact.map(|_| 0)).is_some() != (version == NOT_ALL_CODED))
+    {
+        return Err(Error::corrupt("which tokens are coded and the chunk's version do not fit together"));
+    }
+    let Some(kept) = kept else { return Ok(None) };
+    if count > limits.max_tokens || count > u64::from(u32::MAX) {
+        return Err(Error::limit(format!("{count} tokens")));
+    }
+    if kept > count || (kept == 0 && count > 0) {
+        return Err(Error::corrupt(format!("{kept} kept of {count} tokens")));
+    }
+    let Some(bitmaps) = carried.first() else {
+        return Err(Error::corrupt("the chunk does not carry which tokens were kept"));
+    };
+    // Both are at most `max_tokens`, and `kept` was checked against memory.
+    Bitmaps::new(&header.geometry, count as usize, kept as usize, bitmaps).map(Some)
 }
 
 /// Checks how much memory the decoded tokens would take.

@@ -96,8 +96,9 @@ impl Plan {
         supply: &mut Supply<'_>,
     ) -> Result<Self> {
         geometry.validate(&crate::Limits::default())?;
-        let mut front = Front::new(geometry);
-        let mut number = 0;
+        let mut front = Front::new(geometry, !pipeline.selects());
+        // A selection is not bound here: it is for the encoder alone.
+        let mut number = usize::from(pipeline.selects());
         let mut data_of = |wanted: &Wanted<'_>, front: &Front| -> Result<Option<StageData>> {
             let cx = front.bind_cx(None, source);
             let needed = wanted.calibrator(&cx).is_some();

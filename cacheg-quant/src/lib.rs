@@ -1,8 +1,12 @@
-//! The lossy half of cacheg's codecs: transforms and quantizers for KV caches.
+//! The lossy half of cacheg's codecs: what drops tokens, transforms and quantizers for KV caches.
 //!
 //! One module per stage, named like the stage; each holds a `PLUGIN` for a
 //! [`Registry`](cacheg_core::Registry), and [`PLUGINS`] lists them all. `FORMAT.md`
 //! specifies their bytes.
+//!
+//! | select stage | what it is for |
+//! |---|---|
+//! | [`h2o`] | drops the tokens that got least attention |
 //!
 //! | transform | what it is for |
 //! |---|---|
@@ -29,6 +33,7 @@
 pub mod anchor_delta;
 pub mod bins;
 pub mod bytes;
+pub mod h2o;
 pub mod hadamard;
 pub mod identity;
 pub mod mean;
@@ -54,6 +59,7 @@ pub const PLUGINS: &[Plugin] = &[
     anchor_delta::PLUGIN,
     bins::PLUGIN,
     bytes::PLUGIN,
+    h2o::PLUGIN,
     hadamard::PLUGIN,
     identity::PLUGIN,
     mean::PLUGIN,
@@ -84,6 +90,7 @@ mod tests {
     fn stage_of(plugin: &Plugin, config: &Value) -> Result<(&'static str, Value)> {
         let of = |stage: &dyn Stage| (stage.name(), stage.config());
         match plugin.build {
+            Build::Select(build) => build(config).map(|stage| of(&*stage)),
             Build::Transform(build) => build(config).map(|stage| of(&*stage)),
             Build::Quantizer(build) => build(config).map(|stage| of(&*stage)),
             Build::Coder(_) => panic!("no coder is in this crate"),

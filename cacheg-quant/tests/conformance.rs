@@ -115,3 +115,10 @@ mod bytes {
         golden: "tests/golden",
     }
 }
+
+mod h2o {
+    super::conformance! {
+        select: cacheg_quant::h2o::PLUGIN,
+        specs: ["h2o", "h2o(keep=0.1;recent=0)", "h2o(keep=1;recent=1)", "h2o(keep=0.001)"],
+    }
+}

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cacheg::core::{Backend, Cpu, ResultExt};
-use cacheg::{Error, KvFile, Limits, Pipeline, Preset, Profile, Registry, Result};
+use cacheg::core::{Backend, Cpu, Importance, ResultExt};
+use cacheg::{Error, KvFile, KvView, Limits, Pipeline, Preset, Profile, Registry, Result};
 
 /// Which pipeline.
 #[derive(clap::Args)]
@@ -37,6 +37,19 @@ impl PipelineArgs {
 /// Opens a KV cache by memory map.
 pub(crate) fn kv(path: &Path) -> Result<KvFile> {
     KvFile::open(path, &Limits::default())
+}
+
+/// How much attention its tokens got, if that is known and somebody asks.
+pub(crate) fn importance(file: &KvFile, path: &Path, wanted: bool) -> Result<Option<Importance>> {
+    if wanted { file.importance().at(|| path.display()) } else { Ok(None) }
+}
+
+/// Its view, with that.
+pub(crate) fn view<'a>(file: &'a KvFile, importance: Option<&'a Importance>) -> Result<KvView<'a>> {
+    match importance {
+        Some(importance) => file.view().with_importance(importance),
+        None => Ok(file.view()),
+    }
 }
 
 /// Reads a profile, if one is given.

@@ -51,7 +51,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let pipelines = specs.iter().map(|spec| Pipeline::parse(&registry, spec)).collect::<Result<Vec<_>>>()?;
     let files = args.inputs.iter().map(|path| args::kv(path)).collect::<Result<Vec<_>>>()?;
     let mut out = OutputFile::create(&args.output, args.force)?;
-    let views: Vec<_> = files.iter().map(cacheg::KvFile::view).collect();
+    let selects = pipelines.iter().any(Pipeline::selects);
+    let known = files.iter().zip(&args.inputs).map(|(file, path)| args::importance(file, path, selects));
+    let known = known.collect::<Result<Vec<_>>>()?;
+    let views = files.iter().zip(&known).map(|(file, known)| args::view(file, known.as_ref()));
+    let views = views.collect::<Result<Vec<_>>>()?;
     let tokens: u64 = views.iter().map(|view| view.tokens() as u64).sum();
     // At most one pass over everything for each stage.
     let passes: usize = pipelines.iter().map(|pipeline| pipeline.specs().len()).sum();
