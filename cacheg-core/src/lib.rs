@@ -28,6 +28,7 @@ mod registry;
 pub mod reseal;
 pub mod spec;
 mod stage;
+mod statistics;
 mod tensor_file;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -35,7 +36,7 @@ mod tile;
 mod wire;
 
 pub use backend::{Backend, Cpu, Decoder, KvOut};
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, calibrate_with};
 pub use chunk::{Chunk, ChunkBytes, EncodedChunk, Encoder, Progress};
 pub use container::{Container, ContainerHeader};
 pub use data::StageData;
@@ -50,6 +51,7 @@ pub use plan::Plan;
 pub use profile::Profile;
 pub use registry::{Build, Linked, Plugin, Registry};
 pub use stage::*;
+pub use statistics::{Counts, Importance, Origin, Statistics, Sums};
 #[cfg(feature = "testkit")]
 #[doc(hidden)]
 pub use tile::tile_work;

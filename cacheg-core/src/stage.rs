@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Kind, Plane, Result, StageData};
+use crate::{Error, Kind, Plane, Result, StageData, Statistics};
 
 /// What all stages have.
 pub trait Stage: Debug + Send + Sync {
@@ -97,6 +97,9 @@ pub struct BindCx<'a> {
     pub data: Option<&'a StageData>,
     /// Where `data` comes from, or will go.
     pub source: Source,
+    /// What is known of the model beside KV caches: for calibrators only, and only if the user has given some.
+    /// Binding never sees them, as decoders do not have them.
+    pub statistics: Option<&'a Statistics>,
 }
 
 impl<'a> BindCx<'a> {
@@ -107,7 +110,13 @@ impl<'a> BindCx<'a> {
         data: Option<&'a StageData>,
         source: Source,
     ) -> Self {
-        Self { planes, parts, data, source }
+        Self { planes, parts, data, source, statistics: None }
+    }
+
+    /// The same with statistics, for calibrators.
+    #[must_use]
+    pub fn with_statistics(self, statistics: Option<&'a Statistics>) -> Self {
+        Self { statistics, ..self }
     }
 
     /// The data that this stage cannot do without.
