@@ -1,5 +1,7 @@
 //! The `cacheg-bench` command.
 
+#[cfg(feature = "llm")]
+mod calibrate;
 mod codec;
 #[cfg(feature = "llm")]
 mod model;
@@ -29,6 +31,9 @@ enum Cli {
     /// Run a language model over a text and write its KV cache
     #[cfg(feature = "llm")]
     Prefill(prefill::Args),
+    /// Statistics of a language model for `cacheg profile --statistics`, and a check of them
+    #[cfg(feature = "llm")]
+    Calibrate(calibrate::Args),
     /// What codecs do to a language model's predictions, and at what size
     #[cfg(feature = "llm")]
     Quality(quality::Args),
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
         Cli::Model(command) => model::run(&command),
         #[cfg(feature = "llm")]
         Cli::Prefill(args) => prefill::run(&args),
+        #[cfg(feature = "llm")]
+        Cli::Calibrate(args) => calibrate::run(&args),
         #[cfg(feature = "llm")]
         Cli::Quality(args) => quality::run(&args),
         Cli::Peak(args) => peak::run(&args),

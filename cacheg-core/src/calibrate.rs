@@ -12,7 +12,7 @@ use crate::spec::StageSpec;
 use crate::tile::{Layout, SymbolScratch};
 use crate::{
     Accumulator, BindCx, Calibrator, Error, ExactTokens, Geometry, KvView, Pipeline, Plan, Plane, Profile,
-    Progress, Result, ResultExt, Seen, Source, StageData, TileCx,
+    Progress, Result, ResultExt, Seen, Source, StageData, Statistics, TileCx,
 };
 
 /// A run of tokens, as it would be encoded.
@@ -37,8 +37,25 @@ pub fn calibrate(
     chunk_tokens: usize,
     progress: Progress<'_>,
 ) -> Result<Profile> {
+    calibrate_with(pipelines, contexts, chunk_tokens, None, progress)
+}
+
+/// As [`calibrate`], for stages that make use of statistics, too; the profile names them.
+///
+/// # Errors
+/// As [`calibrate`]; if the statistics are of another model.
+pub fn calibrate_with(
+    pipelines: &[Pipeline],
+    contexts: &[KvView<'_>],
+    chunk_tokens: usize,
+    statistics: Option<&Statistics>,
+    progress: Progress<'_>,
+) -> Result<Profile> {
     let first = contexts.first().ok_or_else(|| Error::data("no KV cache to calibrate on"))?;
     let geometry = first.geometry();
+    if let Some(statistics) = statistics {
+        statistics.check_model(geometry)?;
+    }
     let mut chunks = Vec::new();
     for (index, context) in contexts.iter().enumerate() {
         if context.geometry() != geometry {
@@ -68,13 +85,14 @@ pub fn calibrate(
             if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
                 return Ok(data.clone());
             }
-            let data = gather(wanted, cx, front, &seen, progress)?;
+            let data = gather(wanted, &cx.with_statistics(statistics), front, &seen, progress)?;
             sections.push((stages.to_vec(), data.clone()));
             Ok(data)
         };
         Plan::bind_with(pipeline, geometry, Source::Profile, &mut supply)?;
     }
-    Profile::new(geometry.clone(), sections, contexts.len() as u64, tokens)
+    let hash = statistics.and_then(Statistics::hash);
+    Profile::new(geometry.clone(), sections, contexts.len() as u64, tokens, hash)
 }
 
 /// Binds a pipeline to one chunk, with data gathered from the chunk itself, which is going to carry it.

@@ -32,6 +32,7 @@ pub mod reseal;
 mod select;
 pub mod spec;
 mod stage;
+mod statistics;
 mod tensor_file;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -39,7 +40,7 @@ mod tile;
 mod wire;
 
 pub use backend::{Backend, Cpu, Decoder, KvOut};
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, calibrate_with};
 pub use chunk::{Chunk, ChunkBytes, EncodedChunk, Encoder, Progress};
 pub use container::{Container, ContainerHeader};
 pub use data::StageData;
@@ -58,6 +59,7 @@ pub use profile::Profile;
 pub use registry::{Build, Linked, Plugin, Registry};
 pub use select::{BoundSelect, Select, SelectCx};
 pub use stage::*;
+pub use statistics::{Counts, Importance, Origin, Statistics, Sums};
 #[cfg(feature = "testkit")]
 #[doc(hidden)]
 pub use tile::tile_work;

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, ExactTokens, Kind, Plane, Result, StageData};
+use crate::{Error, ExactTokens, Kind, Plane, Result, StageData, Statistics};
 
 /// What all stages have.
 pub trait Stage: Debug + Send + Sync {
@@ -101,6 +101,9 @@ pub struct BindCx<'a> {
     /// Whether a tile's rows are consecutive tokens, so that [`TileCx::position`] says where each of them is. They are
     /// not behind a [`Select`](crate::Select); a stage that needs positions must then refuse to bind.
     pub consecutive: bool,
+    /// What is known of the model beside KV caches: for calibrators only, and only if the user has given some.
+    /// Binding never sees them, as decoders do not have them.
+    pub statistics: Option<&'a Statistics>,
 }
 
 impl<'a> BindCx<'a> {
@@ -111,13 +114,19 @@ impl<'a> BindCx<'a> {
         data: Option<&'a StageData>,
         source: Source,
     ) -> Self {
-        Self { planes, parts, data, source, consecutive: true }
+        Self { planes, parts, data, source, consecutive: true, statistics: None }
     }
 
     /// The same behind a stage that drops tokens.
     #[must_use]
     pub fn behind_selection(self) -> Self {
         Self { consecutive: false, ..self }
+    }
+
+    /// The same with statistics, for calibrators.
+    #[must_use]
+    pub fn with_statistics(self, statistics: Option<&'a Statistics>) -> Self {
+        Self { statistics, ..self }
     }
 
     /// The data that this stage cannot do without.

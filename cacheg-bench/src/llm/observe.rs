@@ -8,6 +8,12 @@ use super::Hyper;
 pub trait Observer: Sync {
     /// Some queries of one KV head's group have attended.
     fn attention(&self, block: &AttentionBlock<'_>);
+
+    /// A layer's attention was added to the residual stream, which is now `rows`, `[tokens, hidden]`, all steps' tokens
+    /// one after the other.
+    fn residual(&self, layer: usize, rows: &[f32]) {
+        let _ = (layer, rows);
+    }
 }
 
 /// Consecutive query tokens of one KV head's query heads, and what they attended to.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use cacheg::core::{Cpu, Plan, ResultExt};
+use cacheg::core::{Cpu, Plan, ResultExt, Statistics, calibrate_with};
+use cacheg::flow;
 use cacheg::{
     Encoder, Error, ErrorKind, Geometry, KvCache, KvView, Limits, Pipeline, Profile, Registry, Result,
 };
-use cacheg::{calibrate, flow};
 
 /// Baselines that are no presets: name and spec.
 const BASELINES: &[(&str, &str)] =
@@ -134,10 +134,11 @@ impl<'r> Ready<'r> {
         registry: &'r Registry,
         geometry: &Geometry,
         calibration: &[KvView<'_>],
+        statistics: Option<&Statistics>,
     ) -> Result<Self> {
         let pipeline = || Pipeline::parse(registry, &codec.spec);
         let profile = wants_profile(&codec, registry, geometry)?
-            .then(|| calibrate(&[pipeline()?], calibration, codec.chunk_tokens, &|_| ()))
+            .then(|| calibrate_with(&[pipeline()?], calibration, codec.chunk_tokens, statistics, &|_| ()))
             .transpose()?;
         let encoder = Encoder::new(pipeline()?, geometry, profile.as_ref())?;
         Ok(Self { codec, registry, encoder, profile })
@@ -195,7 +196,8 @@ mod tests {
         let sample = cacheg::sample().unwrap();
         let cache = KvCache::copy_of(&sample.view(), 0, 20);
         let codec = one("f16").unwrap();
-        let coded = Ready::new(codec, &registry, cache.geometry(), &[]).unwrap().run(&cache.view()).unwrap();
+        let coded =
+            Ready::new(codec, &registry, cache.geometry(), &[], None).unwrap().run(&cache.view()).unwrap();
         assert_eq!(coded.cache, cache);
         let values = cache.geometry().values_per_token() * 20;
         let bits = coded.bytes as f64 * 8.0 / values as f64;

@@ -1,14 +1,15 @@
 //! `cacheg-bench quality`: what codecs do to a language model's predictions, and at what size.
 
 mod codecs;
-mod contexts;
+pub(crate) mod contexts;
 mod measure;
-mod metrics;
+pub(crate) mod metrics;
 mod rows;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use cacheg::core::Statistics;
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, KvCache, KvView, Registry, Result};
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Statistics to calibrate profiles with, from `cacheg-bench calibrate`
+    #[arg(long, value_name = "FILE")]
+    statistics: Option<PathBuf>,
     /// Every context's rows as comma-separated values
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -69,6 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Error::setting("no codecs"));
     }
     let csv = args.csv.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
+    let statistics = args.statistics.as_deref().map(crate::calibrate::statistics).transpose()?;
     let path = resolve(args.model.as_deref())?;
     let lengths = Lengths {
         tokens: args.tokens as usize,
@@ -77,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let (test, calibration) = texts(args, &Tokenizer::open(&path)?, lengths)?;
     let model = with_bar("loading", |progress| Model::open(&path, progress))?;
-    let ready = calibrated(&model, &registry, codecs, &calibration, lengths)?;
+    let ready = calibrated(&model, &registry, codecs, &calibration, lengths, statistics.as_ref())?;
     let bar = progress((test.len() * ready.len()) as u64, "quality");
     let mut measured: Vec<(String, Vec<Outcome>)> = Vec::new();
     for context in &test {
@@ -141,6 +146,7 @@ fn calibrated<'r>(
     codecs: Vec<Codec>,
     calibration: &[Context],
     lengths: Lengths,
+    statistics: Option<&Statistics>,
 ) -> Result<Vec<Ready<'r>>> {
     let geometry = model.geometry();
     let mut wanted = false;
@@ -159,7 +165,7 @@ fn calibrated<'r>(
     let mut ready = Vec::new();
     for codec in codecs {
         let name = codec.name();
-        ready.push(Ready::new(codec, registry, geometry, &views).map_err(|e| e.at(name))?);
+        ready.push(Ready::new(codec, registry, geometry, &views, statistics).map_err(|e| e.at(name))?);
         bar.inc(1);
     }
     bar.finish_and_clear();

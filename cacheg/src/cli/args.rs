@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cacheg::core::{Backend, Cpu, Importance, ResultExt};
-use cacheg::{Error, KvFile, KvView, Limits, Pipeline, Preset, Profile, Registry, Result};
+use cacheg::{Error, KvFile, KvView, Limits, Pipeline, Preset, Profile, Registry, Result, Statistics};
 
 /// Which pipeline.
 #[derive(clap::Args)]
@@ -57,6 +57,13 @@ pub(crate) fn profile(path: Option<&PathBuf>) -> Result<Option<Profile>> {
     let Some(path) = path else { return Ok(None) };
     let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
     Profile::from_bytes(bytes).at(|| path.display()).map(Some)
+}
+
+/// Reads statistics, if some are given.
+pub(crate) fn statistics(path: Option<&Path>) -> Result<Option<Statistics>> {
+    let Some(path) = path else { return Ok(None) };
+    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+    Statistics::from_bytes(&bytes).at(|| path.display()).map(Some)
 }
 
 /// Reads a container.
