@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`bins`] | CacheGen's: bins per token's largest value, or steps in units of σ; needs an entropy coder |
 //! | [`uniform`] | 1 to 8 bits with a scale per group, by token or by channel: q8, q4, KIVI |
+//! | [`lloyd_max`] | the best codebook for normal values and a scale per head: TurboQuant, after `hadamard` |
 //! | [`bytes`] | the elements' own bytes, nothing lost |
 //!
 //! Which to choose: for `lossless`, `identity | bytes`. For a fixed, small cost and no calibration, `uniform`,
@@ -30,6 +31,7 @@ pub mod bins;
 pub mod bytes;
 pub mod hadamard;
 pub mod identity;
+pub mod lloyd_max;
 pub mod mean;
 pub mod uniform;
 pub mod unrope;
@@ -54,6 +56,7 @@ pub const PLUGINS: &[Plugin] = &[
     bytes::PLUGIN,
     hadamard::PLUGIN,
     identity::PLUGIN,
+    lloyd_max::PLUGIN,
     mean::PLUGIN,
     uniform::PLUGIN,
     unrope::PLUGIN,
