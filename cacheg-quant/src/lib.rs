@@ -21,6 +21,7 @@
 //! |---|---|
 //! | [`bins`] | CacheGen's: bins per token's largest value, or steps in units of σ; needs an entropy coder |
 //! | [`uniform`] | 1 to 8 bits with a scale per group, by token or by channel: q8, q4, KIVI |
+//! | [`lloyd_max`] | the best codebook for normal values and a scale per head: TurboQuant, after `hadamard` |
 //! | [`bytes`] | the elements' own bytes, nothing lost |
 //!
 //! Which to choose: for `lossless`, `identity | bytes`. For a fixed, small cost and no calibration, `uniform`,
@@ -36,6 +37,7 @@ pub mod bytes;
 pub mod h2o;
 pub mod hadamard;
 pub mod identity;
+pub mod lloyd_max;
 pub mod mean;
 pub mod sinks;
 pub mod uniform;
@@ -62,6 +64,7 @@ pub const PLUGINS: &[Plugin] = &[
     h2o::PLUGIN,
     hadamard::PLUGIN,
     identity::PLUGIN,
+    lloyd_max::PLUGIN,
     mean::PLUGIN,
     sinks::PLUGIN,
     uniform::PLUGIN,
