@@ -113,7 +113,7 @@ impl<'a> Container<'a> {
         }
         let mut chunks: Vec<Chunk<'a>> = Vec::new();
         // How many tokens are left to decode, only the chunks know.
-        let (mut next, mut rows) = (0, 0u64);
+        let (mut next, mut rows, mut per_row) = (0, 0u64, 0u64);
         while next < tokens {
             let place = || format!("chunk {}", chunks.len());
             let chunk = Chunk::parse(reader.rest(), limits).at(place)?;
@@ -129,6 +129,14 @@ impl<'a> Container<'a> {
             next = range.end;
             rows += chunk.rows() as u64;
             check_tokens(rows, &header.geometry, limits)?;
+            if let Some(bitmaps) = chunk.bitmaps() {
+                // A number for each row of each head.
+                per_row = size_of::<u32>() as u64 * bitmaps.count();
+            }
+            let sets = rows.saturating_mul(per_row);
+            if sets > limits.max_output {
+                return Err(Error::limit(format!("{sets} bytes of positions")));
+            }
             reader.take(chunk.len())?;
             chunks.push(chunk);
         }

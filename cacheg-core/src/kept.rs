@@ -190,6 +190,11 @@ impl<'a> Bitmaps<'a> {
         &self.heads
     }
 
+    /// Number of all heads.
+    pub(crate) fn count(&self) -> u64 {
+        count(&self.heads)
+    }
+
     /// Tokens of one head, numbered through all layers, ascending.
     fn set(&self, head: usize) -> impl Iterator<Item = u32> + 'a {
         let bitmap = &self.bytes[head * self.len..][..self.len];

@@ -132,7 +132,9 @@ impl<'a> KvView<'a> {
 
     /// Refuses rows that are not consecutive tokens.
     pub(crate) fn check_consecutive(&self) -> Result<()> {
-        let Some(kept) = self.kept else { return Ok(()) };
+        let Some(kept) = self.kept.filter(|kept| kept.context_tokens() != kept.tokens() as u64) else {
+            return Ok(());
+        };
         Err(Error::data(format!(
             "tokens were dropped from this KV cache ({} of {} are left in each head), and where they were would be lost; \
              take the whole one",

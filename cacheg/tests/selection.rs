@@ -122,6 +122,9 @@ fn keeping_everything_drops_nothing() {
         assert!(kept.positions(2, 1).eq(0..45));
         // The same tokens, whether or not it is said which.
         cacheg::compare::planes(&kv.view(), &decoded.view().unwrap()).unwrap();
+        let pipeline = Pipeline::parse(&registry, "uniform|raw").unwrap();
+        let encoder = Encoder::new(pipeline, &geometry, None).unwrap();
+        encoder.encode(&decoded.view().unwrap(), 0..45, &|_| ()).unwrap();
     }
 }
 
@@ -258,6 +261,22 @@ fn only_selections_have_the_new_version() {
     assert!(!text.contains("kept") && String::from_utf8_lossy(&selected).contains(r#""kept":10"#));
 }
 
+#[test]
+fn a_chunk_of_no_tokens_keeps_none() {
+    let registry = cacheg::builtins().unwrap();
+    let geometry = even();
+    let (kv, importance) = (cache(&geometry, 9, 1), importance(&geometry, 9, 2));
+    let pipeline = Pipeline::parse(&registry, "h2o|bytes|rans").unwrap();
+    let encoder = Encoder::new(pipeline, &geometry, None).unwrap();
+    let view = kv.view().with_importance(&importance).unwrap();
+    let bytes = encoder.encode(&view, 4..4, &|_| ()).unwrap().to_vec();
+    let chunk = Chunk::parse(&bytes, &Limits::default()).unwrap();
+    assert_eq!((chunk.rows(), chunk.tokens()), (0, 4..4));
+    assert_eq!(chunk.kept().unwrap().tokens(), 0);
+    let mut out = KvCache::zeros(&geometry, 0, 4);
+    chunk.decode(&chunk.bind(&registry, None).unwrap(), &mut out.view_mut(), 0, &|_| ()).unwrap();
+}
+
 /// An encoder makes no such thing, but whoever cuts chunks together may.
 #[test]
 fn chunks_with_and_without_selection_go_together() {
@@ -389,6 +408,17 @@ fn limits_count_what_is_left() {
     let bytes = encode_with(&registry, "h2o(keep=0.1)|uniform|raw", &kv, &importance, None, 50).unwrap();
     let mut limits = Limits::default();
     limits.max_output = 10 * geometry.bytes_per_token();
+    assert_eq!(Container::parse(&bytes, &limits).unwrap().rows(), 10);
+    limits.max_output -= 1;
+    assert_eq!(Container::parse(&bytes, &limits).unwrap_err().kind(), ErrorKind::Limit);
+
+    // Heads so small that their positions weigh more than they do.
+    let tiny = shape(64, 1, Dtype::F8E4m3);
+    let group = LayerGroup { repeat: 1, key: tiny, value: None, latent: None, rope: None };
+    let geometry = Geometry::new([group]).unwrap();
+    let (kv, importance) = (cache(&geometry, 100, 1), common::importance(&geometry, 100, 2));
+    let bytes = encode_with(&registry, "h2o(keep=0.1)|bytes|raw", &kv, &importance, None, 50).unwrap();
+    limits.max_output = 10 * 64 * 4;
     assert_eq!(Container::parse(&bytes, &limits).unwrap().rows(), 10);
     limits.max_output -= 1;
     assert_eq!(Container::parse(&bytes, &limits).unwrap_err().kind(), ErrorKind::Limit);
