@@ -59,7 +59,7 @@ pub use profile::Profile;
 pub use registry::{Build, Linked, Plugin, Registry};
 pub use select::{BoundSelect, Select, SelectCx};
 pub use stage::*;
-pub use statistics::{Counts, Importance, Origin, Statistics, Sums};
+pub use statistics::{Counts, ImportanceSums, Origin, Statistics, Sums};
 #[cfg(feature = "testkit")]
 #[doc(hidden)]
 pub use tile::tile_work;

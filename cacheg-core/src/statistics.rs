@@ -88,7 +88,7 @@ impl Sums {
 
 /// Sums for the regression of one head's log-importance; see `FORMAT.md`, section 8.4.
 #[derive(Debug, Clone, Copy)]
-pub struct Importance<'a> {
+pub struct ImportanceSums<'a> {
     /// Features: 4 and the key's channels.
     pub features: usize,
     /// Σ x xᵀ, `[features, features]`.
@@ -302,13 +302,13 @@ impl Statistics {
     }
 
     /// Regression sums of a head's log-importance; `None` in layers that have none.
-    pub fn importance(&self, layer: usize, head: usize) -> Option<Importance<'_>> {
+    pub fn importance(&self, layer: usize, head: usize) -> Option<ImportanceSums<'_>> {
         let sums = self.layers.get(layer)?;
         let yy = *sums.get("importance.yy").get(head)?;
         let (xx, xy) = (sums.get("importance.xx"), sums.get("importance.xy"));
         let features = xy.len() / sums.get("importance.yy").len();
         let (from, square) = (head * features, features * features);
-        Some(Importance { features, xx: &xx[head * square..][..square], xy: &xy[from..][..features], yy })
+        Some(ImportanceSums { features, xx: &xx[head * square..][..square], xy: &xy[from..][..features], yy })
     }
 
     fn tokens(&self) -> f64 {
