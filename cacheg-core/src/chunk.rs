@@ -469,7 +469,8 @@ impl<'a> Chunk<'a> {
 
     /// Rows that it decodes to: its tokens, or those that every head has kept.
     pub fn rows(&self) -> usize {
-        self.layout.tokens
+        let Layout { tokens, .. } = self.layout;
+        tokens
     }
 
     /// Whether each head has dropped some of the tokens; what it kept is then the first of what the chunk carries.
