@@ -45,9 +45,9 @@ impl Importance {
     }
 
     fn by_kv_head(&self, kv_heads: usize, sums: &[f32]) -> Result<Vec<f32>> {
-        let query_heads = if self.tokens == 0 { 0 } else { sums.len() / self.tokens };
+        let query_heads = sums.len().checked_div(self.tokens).unwrap_or(0);
         let whole = query_heads * self.tokens == sums.len() && (self.tokens == 0 || query_heads > 0);
-        if !whole || kv_heads == 0 || query_heads % kv_heads != 0 {
+        if !whole || kv_heads == 0 || !query_heads.is_multiple_of(kv_heads) {
             return Err(Error::data(format!(
                 "{} attention sums for {} tokens and {kv_heads} KV heads; query heads must be a multiple of KV heads",
                 sums.len(),

@@ -175,7 +175,8 @@ impl<'a> Bitmaps<'a> {
         }
         for bitmap in bytes.chunks_exact(len.max(1)) {
             let found: usize = bitmap.iter().map(|byte| byte.count_ones() as usize).sum();
-            let beyond = bitmap.last().is_some_and(|last| tokens % 8 != 0 && last >> (tokens % 8) != 0);
+            let beyond =
+                bitmap.last().is_some_and(|last| !tokens.is_multiple_of(8) && last >> (tokens % 8) != 0);
             if found != kept || beyond {
                 return Err(Error::corrupt(format!(
                     "a head that keeps {found} of {tokens} tokens, or some beyond them, where {kept} are expected"

@@ -73,8 +73,9 @@ fn sample_with_statistics(path: &Path) {
     let file = cacheg::sample().unwrap();
     let view = file.view();
     let (heads, tokens) = (9, view.tokens());
-    let sums: Vec<f32> =
-        (0..heads * tokens).map(|at| if at % 7 == 0 { 20.0 } else { (at % 13) as f32 * 0.25 }).collect();
+    let sums: Vec<f32> = (0..heads * tokens)
+        .map(|at| if at.is_multiple_of(7) { 20.0 } else { (at % 13) as f32 * 0.25 })
+        .collect();
     let names: Vec<String> = (0..30)
         .flat_map(|layer| ["sum", "recent"].map(|what| format!("layers.{layer}.attention_{what}")))
         .collect();

@@ -36,7 +36,8 @@ fn input() -> KvCache {
 fn importance() -> Importance {
     let mut importance = Importance::new(11, Some(4));
     for layer in 0..3 {
-        let sum = |i: usize| ((i * 37 + layer * 11) % 16) as f32 + if i % 11 == 0 { 40.0 } else { 0.25 };
+        let sum =
+            |i: usize| ((i * 37 + layer * 11) % 16) as f32 + if i.is_multiple_of(11) { 40.0 } else { 0.25 };
         let sums: Vec<f32> = (0..9 * 11).map(sum).collect();
         importance.push_layer(3, &sums, &sums).unwrap();
     }
