@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// Noise of a check, in standard deviations of what it is added to
     #[arg(long, value_name = "X", default_value_t = 0.1, requires = "check")]
     noise: f64,
-    /// Length of the contexts
+    /// Length of the contexts; a text that is too short gives a shorter one, of half as many tokens at least
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
     /// Tokens that are read on the context
@@ -82,11 +82,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// The model's path, the model, and the texts, cut.
-fn open(args: &Args, default: contexts::Texts) -> Result<(PathBuf, Model, Vec<Context>)> {
+/// The model's path, the model, and the texts, cut. Contexts of at least `least` tokens will do.
+fn open(args: &Args, default: contexts::Texts, least: u32) -> Result<(PathBuf, Model, Vec<Context>)> {
     let path = resolve(args.model.as_deref())?;
     let mut texts = contexts::read(&args.texts, default, &Tokenizer::open(&path)?)?;
-    contexts::cut(&mut texts, (args.tokens + args.continuation) as usize)?;
+    texts.iter_mut().for_each(|text| text.ids.truncate((args.tokens + args.continuation) as usize));
+    for text in &texts {
+        if text.ids.len() < (least + args.continuation) as usize {
+            return Err(Error::data(format!(
+                "the text has {} tokens; {least} of context and {} of continuation are needed",
+                text.ids.len(),
+                args.continuation
+            ))
+            .at(&text.name));
+        }
+    }
     let model = with_bar("loading", |progress| Model::open(&path, progress))?;
     Ok((path, model, texts))
 }
@@ -94,7 +104,7 @@ fn open(args: &Args, default: contexts::Texts) -> Result<(PathBuf, Model, Vec<Co
 fn gather(args: &Args, output: &Path) -> Result<()> {
     let mut out = OutputFile::create(output, args.force)?;
     let earlier = args.extend.as_deref().map(statistics).transpose()?;
-    let (path, model, texts) = open(args, contexts::CALIBRATION)?;
+    let (path, model, texts) = open(args, contexts::CALIBRATION, args.tokens.div_ceil(2))?;
     if let Some(earlier) = &earlier {
         earlier.check_model(model.geometry())?;
     }
@@ -103,7 +113,7 @@ fn gather(args: &Args, output: &Path) -> Result<()> {
     let bar = progress(texts.iter().map(|text| text.ids.len() as u64).sum(), "calibrating");
     for text in &texts {
         let before = bar.position();
-        let (context, continuation) = text.ids.split_at(args.tokens as usize);
+        let (context, continuation) = text.ids.split_at(text.ids.len() - args.continuation as usize);
         calibration
             .add(&text.name, context, continuation, &|done, _| bar.set_position(before + done as u64))?;
     }

@@ -32,7 +32,7 @@ pub(super) fn run(args: &Args, file: &Path) -> Result<()> {
         return Err(Error::setting("--noise must be positive"));
     }
     let statistics = super::statistics(file)?;
-    let (path, model, texts) = open(args, contexts::TEST)?;
+    let (path, model, texts) = open(args, contexts::TEST, args.tokens)?;
     statistics.check_model(model.geometry())?;
     let sinks = statistics.sinks() as usize;
     if args.tokens as usize <= sinks {

@@ -19,7 +19,7 @@ fn model(name: &str) -> Model {
 }
 
 fn tokens(seed: u32) -> Vec<u32> {
-    (0..(CONTEXT + CONTINUATION) as u32).map(|i| (i * 37 + seed * 101) % 256).collect()
+    (0..(CONTEXT + CONTINUATION) as u32).map(|i| (i * 37 + seed * 101) % 50).collect()
 }
 
 /// A cache of f32, in which errors that are small enough for a derivative are not lost.
