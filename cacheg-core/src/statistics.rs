@@ -295,6 +295,14 @@ impl Statistics {
         mean_diagonal(&self.sensitivity(plane), plane.shape.head_dim as usize)
     }
 
+    /// The same over all tokens, those at the beginning of contexts included: for codecs that do not spare them.
+    pub fn mean_sensitivity_of_all(&self, plane: &Plane) -> f64 {
+        let pairs = self.counts.pairs as f64;
+        let sinks = f64::from(self.sinks) * self.counts.continuation_tokens as f64;
+        let of_sinks = mean_diagonal(&self.sink_sensitivity(plane), plane.shape.head_dim as usize);
+        (pairs * self.mean_sensitivity(plane) + sinks * of_sinks) / (pairs + sinks)
+    }
+
     /// Mean square of a layer's residual stream, per channel.
     pub fn residual(&self, layer: usize) -> f64 {
         let sum = self.layers.get(layer).map_or(0.0, |sums| sums.residual);

@@ -28,7 +28,7 @@
 //!
 //!
 //! With `unit=sensitivity`, `sigma` comes from the statistics of a model (`FORMAT.md`, section 8; `cacheg profile
-//! --statistics`) instead: it is proportional to `1 / √s`, `s` the plane's mean sensitivity, so that the steps spread the
+//! --statistics`) instead: it is proportional to `1 / √s`, `s` the plane's mean sensitivity over all tokens, so that the steps spread the
 //! damage as equal steps spread it over equal planes, and scaled so that the geometric mean over channels is that of the
 //! standard deviations: a `step` needs about as many bits as it would with σ.
 //!

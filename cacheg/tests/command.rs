@@ -151,6 +151,50 @@ fn tokens_are_dropped_and_it_shows() {
 }
 
 #[test]
+fn profiles_with_statistics_name_them() {
+    use cacheg::core::{Counts, Origin};
+    let folder = tempfile::tempdir().unwrap();
+    let (at, kv) = (folder.path(), sample());
+    let kv = kv.to_str().unwrap();
+    let geometry = cacheg::sample().unwrap().geometry().clone();
+    let write = |name: &str, geometry: &cacheg::Geometry| {
+        let mut statistics = cacheg::Statistics::new(geometry, 0, 0).unwrap();
+        let counts = Counts { contexts: 1, tokens: 1, continuation_tokens: 1, pairs: 1 };
+        statistics.note(Origin { name: "none".into(), sha256: String::new() }, counts).unwrap();
+        for (layer, sums) in statistics.layers_mut().iter_mut().enumerate() {
+            sums.residual = 1.0;
+            for name in ["key.sensitivity", "value.sensitivity"] {
+                sums.get_mut(name).iter_mut().step_by(65).for_each(|x| *x = 1.0 + layer as f64);
+            }
+            let features = 4 + 64;
+            sums.get_mut("importance.xx").iter_mut().step_by(features * features).for_each(|x| *x = 1.0);
+        }
+        statistics.write(&mut std::fs::File::create(at.join(name)).unwrap()).unwrap().1
+    };
+    let hash = write("m.cgstat", &geometry);
+    let spec = "mean|bins(step=0.5;unit=sensitivity)|rans";
+    let profile = ["profile", kv, "-o", "m.cgprof", "--pipeline", spec];
+    fails(at, &profile, 1, "give them to calibration with `--statistics`");
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(at, &[&profile[..], &["--statistics", "m.cgstat", "--json"]].concat()))
+            .unwrap();
+    assert_eq!(json["statistics"], hash.as_str());
+    let bytes = std::fs::read(at.join("m.cgprof")).unwrap();
+    assert_eq!(cacheg::Profile::from_bytes(bytes).unwrap().statistics(), Some(hash.as_str()));
+    ok(at, &["encode", kv, "-o", "x.cgkv", "--pipeline", spec, "--profile", "m.cgprof"]);
+    ok(at, &["decode", "x.cgkv", "-o", "y.safetensors", "--profile", "m.cgprof"]);
+    fails(at, &["encode", kv, "-o", "z.cgkv", "--pipeline", spec], 1, "needs a profile");
+
+    let mut layer = geometry.groups()[0];
+    layer.repeat -= 1;
+    write("other.cgstat", &cacheg::Geometry::new([layer]).unwrap());
+    let with = |file| [&profile[..], &["--force", "--statistics", file]].concat();
+    fails(at, &with("other.cgstat"), 1, "statistics of another model");
+    fails(at, &with(kv), 1, "is this a .cgstat file?");
+    fails(at, &with("nowhere"), 1, "nowhere");
+}
+
+#[test]
 fn mistakes_are_answered_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let (at, kv) = (folder.path(), sample());

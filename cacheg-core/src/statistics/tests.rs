@@ -104,6 +104,9 @@ fn sums_become_means() {
     assert!((statistics.sensitivity(key)[9 + 4] - by_hand).abs() < 1e-15);
     let trace: f64 = [0, 4, 8, 9, 13, 17].iter().map(|i| statistics.sensitivity(key)[*i]).sum();
     assert!((statistics.mean_sensitivity(key) - trace / 6.0).abs() < 1e-15);
+    // Sinks that cost nothing, 4 · 10 pairs more.
+    let all = statistics.mean_sensitivity_of_all(key);
+    assert!((all - statistics.mean_sensitivity(key) * 400.0 / 440.0).abs() < 1e-15);
     assert!(statistics.sink_sensitivity(value).iter().all(|x| *x == 0.0));
     let importance = statistics.importance(2, 1).unwrap();
     assert_eq!((importance.features, importance.xx[0], importance.xy.len()), (7, 40.0, 7));

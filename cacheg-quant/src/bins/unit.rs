@@ -36,8 +36,12 @@ pub(super) struct Costs {
 
 impl Costs {
     pub(super) fn new(cx: &BindCx<'_>) -> Self {
+        // Of all tokens: this stage spares none.
         let planes = cx.statistics.map(|statistics| {
-            cx.planes.iter().map(|plane| (statistics.mean_sensitivity(plane), plane.channels())).collect()
+            cx.planes
+                .iter()
+                .map(|plane| (statistics.mean_sensitivity_of_all(plane), plane.channels()))
+                .collect()
         });
         Self { planes, source: cx.source }
     }
