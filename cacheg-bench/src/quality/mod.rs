@@ -5,11 +5,12 @@ pub(crate) mod contexts;
 mod measure;
 pub(crate) mod metrics;
 mod rows;
+mod source;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use cacheg::core::Statistics;
+use cacheg::core::{Importance, Statistics};
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, KvCache, KvView, Registry, Result};
@@ -37,7 +38,8 @@ pub(crate) struct Args {
     /// Texts to calibrate profiles on, in the same way; they must not share runs of 12 tokens with the contexts
     #[arg(long, num_args = 1.., default_value = "default")]
     calibration: Vec<String>,
-    /// `default`, presets (`fast@2` is level 2), `f16`, `kivi2`, or spec strings; separated by commas
+    /// `default`, presets (`fast@2` is level 2), `f16`, spec strings, `text` (zstd, prefilled again); separated by commas.
+    /// `h2o(keep=0.5)+CODEC` drops tokens first; `prune(keep=0.8)+CODEC` prefills only the tokens that say most
     #[arg(long, num_args = 1.., default_value = "default")]
     codecs: Vec<String>,
     /// Length of the contexts
@@ -80,13 +82,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         continuation: args.continuation as usize,
         greedy: args.greedy as usize,
     };
-    let (test, calibration) = texts(args, &Tokenizer::open(&path)?, lengths)?;
+    let tokenizer = Tokenizer::open(&path)?;
+    let (test, calibration) = texts(args, &tokenizer, lengths)?;
     let model = with_bar("loading", |progress| Model::open(&path, progress))?;
     let ready = calibrated(&model, &registry, codecs, &calibration, lengths, statistics.as_ref())?;
     let bar = progress((test.len() * ready.len()) as u64, "quality");
     let mut measured: Vec<(String, Vec<Outcome>)> = Vec::new();
     for context in &test {
-        let outcomes = measure::measure(&model, &context.ids, lengths, &ready, &|| bar.inc(1));
+        let outcomes = measure::measure(&model, &tokenizer, &context.ids, lengths, &ready, &|| bar.inc(1));
         measured.push((context.name.clone(), outcomes.map_err(|e| e.at(&context.name))?));
     }
     bar.finish_and_clear();
@@ -155,13 +158,15 @@ fn calibrated<'r>(
     }
     let calibration = if wanted { calibration } else { &[] };
     let bar = progress((calibration.len() + codecs.len()) as u64, "calibrating");
-    let mut caches: Vec<KvCache> = Vec::new();
+    let important = codecs.iter().any(|codec| codecs::selects(codec, registry));
+    let mut caches: Vec<(KvCache, Option<Importance>)> = Vec::new();
     for context in calibration {
         let tokens = &context.ids[..context.ids.len().min(lengths.tokens)];
-        caches.push(measure::prefill(model, tokens).and_then(|(kv, _)| kv.to_cache())?);
+        let read = source::read(model, tokens, important)?;
+        caches.push((read.kv.to_cache()?, read.importance));
         bar.inc(1);
     }
-    let views: Vec<KvView<'_>> = caches.iter().map(KvCache::view).collect();
+    let views = caches.iter().map(with_importance).collect::<Result<Vec<_>>>()?;
     let mut ready = Vec::new();
     for codec in codecs {
         let name = codec.name();
@@ -170,4 +175,11 @@ fn calibrated<'r>(
     }
     bar.finish_and_clear();
     Ok(ready)
+}
+
+fn with_importance((cache, importance): &(KvCache, Option<Importance>)) -> Result<KvView<'_>> {
+    match importance {
+        Some(importance) => cache.view().with_importance(importance),
+        None => Ok(cache.view()),
+    }
 }
