@@ -107,8 +107,8 @@ mod uniform {
     }
 }
 
-/// What stands out of a group is cut to its last entry, and there is no entry for 0. A second pass loses as much as
-/// the first, since entries are means and so each pass leaves less energy.
+/// What stands out of a group is cut to its last entry, and there is no entry for 0. Passes drift: entries are means,
+/// so each leaves a little less energy.
 mod lloyd_max {
     super::conformance! {
         quantizer: cacheg_quant::lloyd_max::PLUGIN,

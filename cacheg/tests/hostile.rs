@@ -161,14 +161,14 @@ fn false_claims_of_exact_tokens_are_refused() {
         let at = right.windows(from.len()).position(|run| run == from.as_bytes()).unwrap();
         let mut bytes = right.clone();
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-        cacheg::core::reseal::container(&mut bytes);
+        reseal::container(&mut bytes);
         let error = decode(&registry, &bytes, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{to}: {error}");
     }
     let mut bytes = right.clone();
     let chunk = bytes.windows(4).position(|run| run == b"CGKC").unwrap();
     bytes[chunk + 5] = 1;
-    cacheg::core::reseal::container(&mut bytes);
+    reseal::container(&mut bytes);
     let error = decode(&registry, &bytes, None).unwrap_err().to_string();
     assert!(error.contains("the chunk's version"), "{error}");
 }

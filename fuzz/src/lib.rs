@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use cacheg::core::{
-    Alphabet, BindCx, BoundCoder, Build, Cpu, Dtype, Importance, LayerGroup, Part, PartCx, Plane, Role, Seen, Segment,
-    Shape, Source, TileCx, reseal,
+    Alphabet, BindCx, BoundCoder, Build, Cpu, Dtype, Importance, LayerGroup, Part, PartCx, Plane, Role, Seen,
+    Segment, Shape, Source, TileCx, reseal,
 };
 use cacheg::{Encoder, Geometry, KvCache, Limits, PRESETS, Pipeline, Profile, Registry, calibrate, flow};
 
@@ -163,7 +163,9 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
         let mut all = Vec::new();
         for spec in &specs {
             let pipeline = || Pipeline::parse(registry(), spec).unwrap();
-            let profile = calibrate(&[pipeline()], &[other.view().with_importance(&of_other).unwrap()], 40, &|_| ()).unwrap();
+            let profile =
+                calibrate(&[pipeline()], &[other.view().with_importance(&of_other).unwrap()], 40, &|_| ())
+                    .unwrap();
             for profile in [None, Some(profile)] {
                 let encoder = Encoder::new(pipeline(), &geometry(), profile.as_ref()).unwrap();
                 let mut bytes = Vec::new();

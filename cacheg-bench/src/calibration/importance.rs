@@ -25,7 +25,7 @@ pub(super) fn add(
         for (head, attention) in heads.iter().enumerate() {
             let features = FIRST + dim;
             let mut rows = Vec::with_capacity((cached.tokens - sinks) * (features + 1));
-            for token in sinks..cached.tokens {
+            for (token, attention) in attention.iter().enumerate().take(cached.tokens).skip(sinks) {
                 let at = (token * heads.len() + head) * dim;
                 let key = cached.keys[layer][at..at + dim].iter().map(|x| f64::from(*x));
                 let log_norm = |values: &[f32]| {
@@ -35,7 +35,7 @@ pub(super) fn add(
                 let norms = [&cached.keys, &cached.values].map(|rows| log_norm(&rows[layer][at..at + dim]));
                 rows.extend([1.0, norms[0], norms[1], distance.ln()]);
                 rows.extend(key);
-                rows.push((attention[token] + FLOOR).ln());
+                rows.push((attention + FLOOR).ln());
             }
             let rows = Matrix::dense(&rows, features + 1);
             let (x, y) = (rows.columns(0, features), rows.columns(features, 1));

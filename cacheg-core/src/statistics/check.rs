@@ -157,7 +157,7 @@ fn definite(mut matrix: Vec<f64>, dim: usize, largest: f64) -> Result<()> {
         }
         let known: f64 = current[..row].iter().map(|a| a * a).sum();
         let pivot = current[row] + TOLERANCE * largest - known;
-        if !(pivot > 0.0) {
+        if pivot.is_nan() || pivot <= 0.0 {
             return Err(Error::data(format!("not positive definite, in row {row}")));
         }
         current[row] = pivot.sqrt();
