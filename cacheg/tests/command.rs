@@ -82,7 +82,9 @@ fn profiles_with_statistics_name_them() {
         for (layer, sums) in statistics.layers_mut().iter_mut().enumerate() {
             sums.residual = 1.0;
             for name in ["key.sensitivity", "value.sensitivity"] {
-                sums.get_mut(name).iter_mut().step_by(65).for_each(|x| *x = 1.0 + layer as f64);
+                for head in sums.get_mut(name).chunks_exact_mut(64 * 64) {
+                    head.iter_mut().step_by(65).for_each(|x| *x = 1.0 + layer as f64);
+                }
             }
             let features = 4 + 64;
             sums.get_mut("importance.xx").iter_mut().step_by(features * features).for_each(|x| *x = 1.0);
