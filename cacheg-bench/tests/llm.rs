@@ -203,7 +203,8 @@ fn statistics_are_gathered_extended_checked_and_used() {
     assert_eq!(rows.len(), 4, "keys and values of two layers");
     for row in rows {
         let ratio = row["ratio"].as_f64().unwrap();
-        assert!((0.2..5.0).contains(&ratio), "{row}");
+        // The random model amplifies what enters its first layer; how exact the metric itself is, is tested elsewhere.
+        assert!((0.1..10.0).contains(&ratio), "{row}");
     }
     let whole = std::fs::read(folder.join("a.cgstat")).unwrap();
     std::fs::write(folder.join("cut.cgstat"), &whole[..whole.len() - 8]).unwrap();
@@ -217,4 +218,33 @@ fn statistics_are_gathered_extended_checked_and_used() {
     assert!(error(folder, &[&quality[..], &common[..]].concat()).contains("--statistics"));
     let report = json(folder, &[&quality[..], &common[..], &["--statistics", "a.cgstat", "--json"]].concat());
     assert!(report["rows"][0]["kl"].as_f64().unwrap() > 0.0);
+}
+
+/// On the real model, where it is: KL of noise in a dozen units, over three orders of magnitude.
+#[test]
+fn statistics_of_a_real_model_predict_what_noise_does() {
+    let given = std::env::var_os("CACHEG_MODEL").map(PathBuf::from);
+    let model = match cacheg_bench::llm::resolve(given.as_deref()) {
+        Ok(path) => path.to_str().unwrap().to_owned(),
+        Err(e) => return eprintln!("SKIPPED: {e}"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let text = |name: &str| format!("{}/texts/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    let seen = ["calibration/novel-1", "calibration/code-1", "calibration/chat-1"].map(text);
+    let other = ["test/novel-1", "test/code-1", "test/chat-2"].map(text);
+    let [seen, other] = [&seen, &other].map(|texts| texts.each_ref().map(String::as_str));
+    let common = ["--tokens", "512", "--continuation", "128", "--model", &model, "--json"];
+    json(folder, &[&["calibrate"], &seen[..], &["-o", "m.cgstat", "--window", "0"], &common[..]].concat());
+    let layers = ["--check", "m.cgstat", "--layers", "3,8,14,20,23,29"];
+    let report = json(folder, &[&["calibrate"], &other[..], &layers[..], &common[..]].concat());
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 12);
+    for row in rows {
+        println!("{row}");
+        assert!((0.2..5.0).contains(&row["ratio"].as_f64().unwrap()), "{row}");
+    }
+    let kl: Vec<f64> = rows.iter().map(|row| row["kl"].as_f64().unwrap()).collect();
+    let spread = kl.iter().copied().fold(0.0, f64::max) / kl.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(spread > 50.0, "{spread}");
 }

@@ -26,11 +26,10 @@
 //! Data (only with `step`): tensor `sigma`, u16, bfloat16 bits, one per plane and part in their order; 0 for
 //! anchors. A part that does not vary, but is not zero, has its magnitude for σ.
 //!
-//!
 //! With `unit=sensitivity`, `sigma` comes from the statistics of a model (`FORMAT.md`, section 8; `cacheg profile
-//! --statistics`) instead: it is proportional to `1 / √s`, `s` the plane's mean sensitivity over all tokens, so that the steps spread the
-//! damage as equal steps spread it over equal planes, and scaled so that the geometric mean over channels is that of the
-//! standard deviations: a `step` needs about as many bits as it would with σ.
+//! --statistics`) instead: it is proportional to `1 / √s`, so that equal `step`s do equal damage, `s` being the plane's
+//! mean sensitivity (attention sinks counted in, unless parts are anchors: the first token is one). It is scaled so that
+//! the geometric mean over channels is that of the standard deviations: a `step` needs about as many bits as with σ.
 //!
 //! ```
 //! let stages = cacheg_core::spec::parse("bins(k=32,16,16;k-at=10,20;v=32,16;v-at=2;scale=f16)")?;

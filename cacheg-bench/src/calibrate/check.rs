@@ -132,7 +132,8 @@ fn measure(
     done: &dyn Fn(),
 ) -> Result<Vec<f64>> {
     let (context, continuation) = text.ids.split_at(tokens);
-    let mut kv = KvState::new(model.geometry());
+    // Rounding to f16 would make tokens differ by more than small noise does: KL of some 10⁻⁷.
+    let mut kv = KvState::exact(model.geometry())?;
     model.prefill(context, &mut kv, None, &|_, _| ())?;
     let cache = kv.to_cache()?;
     let predict = |kv: &mut KvState| -> Result<Predictions> {

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use cacheg::core::{Dtype, LayerGroup, Shape};
-use cacheg::{Geometry, KvCache};
+use cacheg::KvCache;
 
 use super::*;
 use crate::llm::{AttentionBlock, Observer};
@@ -22,11 +21,9 @@ fn tokens(seed: u32) -> Vec<u32> {
     (0..(CONTEXT + CONTINUATION) as u32).map(|i| (i * 37 + seed * 101) % 50).collect()
 }
 
-/// A cache of f32, in which errors that are small enough for a derivative are not lost.
+/// A cache in which errors that are small enough for a derivative are not lost.
 fn state(model: &Model) -> KvState {
-    let f32 = |shape: Option<Shape>| shape.map(|shape| Shape { dtype: Dtype::F32, ..shape });
-    let layer = |group: &LayerGroup| LayerGroup { key: f32(group.key), value: f32(group.value), ..*group };
-    KvState::new(&Geometry::new(model.geometry().groups().iter().map(layer)).unwrap())
+    KvState::exact(model.geometry()).unwrap()
 }
 
 fn statistics(model: &Model, seeds: &[u32]) -> Statistics {

@@ -1,6 +1,6 @@
 //! The KV cache that the model reads and extends.
 
-use cacheg::core::{Dtype, Kept, Kind, Shape};
+use cacheg::core::{Dtype, Kept, Kind, LayerGroup, Shape};
 use cacheg::{Error, Geometry, KvCache, KvView, Result};
 
 /// A KV cache that grows: per plane and head the rows of its tokens, in the plane's element type, keys after RoPE.
@@ -28,6 +28,23 @@ impl KvState {
 
     /// A copy of a KV cache, bit for bit; the text goes on behind its last token, or, if the view says that tokens were
     /// dropped, behind the context's last one.
+    /// An empty cache of f32, for measurements in which an engine's rounding would be noise.
+    ///
+    /// # Errors
+    /// Never, for the geometry of a model.
+    pub fn exact(geometry: &Geometry) -> Result<Self> {
+        let f32 = |shape: Option<Shape>| shape.map(|shape| Shape { dtype: Dtype::F32, ..shape });
+        let groups = geometry.groups().iter();
+        let exact = groups.map(|group| LayerGroup {
+            key: f32(group.key),
+            value: f32(group.value),
+            latent: f32(group.latent),
+            ..*group
+        });
+        Ok(Self::new(&Geometry::new(exact)?))
+    }
+
+    /// A copy of a KV cache, bit for bit; the text goes on behind its last token.
     pub fn of(view: &KvView<'_>) -> Self {
         let mut state = Self::new(view.geometry());
         let mut rows = Vec::new();
@@ -144,8 +161,6 @@ impl KvState {
 
 #[cfg(test)]
 mod tests {
-    use cacheg::core::LayerGroup;
-
     use super::*;
 
     #[test]

@@ -230,7 +230,7 @@ fn units_follow_from_sensitivities() {
     let geometry = geometry_of(2, 1, 2, Dtype::F16);
     let planes = geometry.planes();
     let parts = vec![vec![Part::new(Role::Anchor, 2), Part::new(Role::Delta, 2)]; 4];
-    let mut statistics = cacheg_core::Statistics::new(&geometry, 0, 0).unwrap();
+    let mut statistics = cacheg_core::Statistics::new(&geometry, 1, 0).unwrap();
     let counts = cacheg_core::Counts { contexts: 1, tokens: 1, continuation_tokens: 1, pairs: 1 };
     let origin = cacheg_core::Origin { name: "x".into(), sha256: String::new() };
     statistics.note(origin, counts).unwrap();
@@ -265,6 +265,20 @@ fn units_follow_from_sensitivities() {
         assert_eq!(got[0], 0.0, "anchors");
         assert!((got[1] / (scale * want) - 1.0).abs() < 0.004, "{units:?}");
     }
+    // Sinks cost nothing unless there are no anchors; then those of layer 0's keys, 1,000 times.
+    statistics.layers_mut()[0].get_mut("key.sink_sensitivity")[0] = 8_000.0;
+    let cx = BindCx::new(&planes, &parts, None, Source::Profile).with_statistics(Some(&statistics));
+    let again = data(&cx).unwrap().get_u16("sigma").unwrap().1;
+    assert_eq!(again.iter().map(|bits| crate::carried::widen(*bits)).collect::<Vec<_>>(), units);
+    let whole = one_part(&planes, Role::Whole);
+    let cx = BindCx::new(&planes, &whole, None, Source::Profile).with_statistics(Some(&statistics));
+    let costs = unit::Costs::new(&cx);
+    let roles = vec![vec![Role::Whole]; 4];
+    let one = crate::carried::bf16(1.0);
+    let units = costs.units(&roles, &[one; 4]).unwrap().into_iter().map(crate::carried::widen);
+    let units: Vec<f32> = units.collect();
+    // (8 + 8,000) / 2 channels / 2 pairs against 2 / 2 / 2.
+    assert!((units[1] / units[0] / 4_004f32.sqrt() - 1.0).abs() < 0.01, "{units:?}");
     let chunk = BindCx::new(&planes, &parts, None, Source::Chunk);
     assert!(data(&chunk).unwrap_err().to_string().contains("needs a profile"));
 }

@@ -1,6 +1,6 @@
 //! Units of steps: σ, or what an error costs.
 
-use cacheg_core::{BindCx, Error, Result, Role, Source};
+use cacheg_core::{BindCx, Error, Part, Plane, Result, Role, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::carried;
@@ -36,12 +36,15 @@ pub(super) struct Costs {
 
 impl Costs {
     pub(super) fn new(cx: &BindCx<'_>) -> Self {
-        // Of all tokens: this stage spares none.
         let planes = cx.statistics.map(|statistics| {
-            cx.planes
-                .iter()
-                .map(|plane| (statistics.mean_sensitivity_of_all(plane), plane.channels()))
-                .collect()
+            let cost = |plane: &Plane, parts: &Vec<Part>| {
+                // The first token is an anchor, or nothing spares attention sinks.
+                let spared = parts.iter().any(|part| part.role == Role::Anchor);
+                let all = || statistics.mean_sensitivity_of_all(plane);
+                if spared { statistics.mean_sensitivity(plane) } else { all() }
+            };
+            let planes = cx.planes.iter().zip(cx.parts);
+            planes.map(|(plane, parts)| (cost(plane, parts), plane.channels())).collect()
         });
         Self { planes, source: cx.source }
     }
