@@ -26,8 +26,6 @@ impl KvState {
         Self { geometry: geometry.clone(), tokens: 0, next_position: 0, heads, shapes }
     }
 
-    /// A copy of a KV cache, bit for bit; the text goes on behind its last token, or, if the view says that tokens were
-    /// dropped, behind the context's last one.
     /// An empty cache of f32, for measurements in which an engine's rounding would be noise.
     ///
     /// # Errors
@@ -44,7 +42,8 @@ impl KvState {
         Ok(Self::new(&Geometry::new(exact)?))
     }
 
-    /// A copy of a KV cache, bit for bit; the text goes on behind its last token.
+    /// A copy of a KV cache, bit for bit; the text goes on behind its last token, or, if the view says that tokens were
+    /// dropped, behind the context's last one.
     pub fn of(view: &KvView<'_>) -> Self {
         let mut state = Self::new(view.geometry());
         let mut rows = Vec::new();
