@@ -45,7 +45,7 @@ mod weights;
 pub use fetch::{FETCHABLE, Fetchable, Fetched, cache_folder, fetch, resolve};
 pub use hyper::Hyper;
 pub use model::{Model, Progress, Step, argmax, log_sum_exp};
-pub use observe::{AttentionBlock, LayerStatistics, Observer, Statistics};
+pub use observe::{AttentionBlock, AttentionSums, LayerAttention, Observer};
 pub use state::KvState;
 pub use tokenizer::Tokenizer;
 

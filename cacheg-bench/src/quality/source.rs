@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cacheg::core::Importance;
 use cacheg::{Error, Result};
-use cacheg_bench::llm::{KvState, Model, Observer, Statistics};
+use cacheg_bench::llm::{AttentionSums, KvState, Model, Observer};
 use candle_core::Tensor;
 
 /// Queries at the end that count as recent.
@@ -50,7 +50,7 @@ pub(crate) struct Read {
 /// Prefills.
 pub(crate) fn read(model: &Model, tokens: &[u32], importance: bool) -> Result<Read> {
     let mut kv = KvState::new(model.geometry());
-    let statistics = importance.then(|| Statistics::new(model.hyper(), tokens.len(), RECENT));
+    let statistics = importance.then(|| AttentionSums::new(model.hyper(), tokens.len(), RECENT));
     let observer = statistics.as_ref().map(|statistics| statistics as &dyn Observer);
     let last = model.prefill(tokens, &mut kv, observer, &|_, _| ())?;
     let importance = statistics.map(|statistics| {
