@@ -5,7 +5,7 @@ mod check;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use cacheg::core::{Kind, Plane, ResultExt, Statistics};
+use cacheg::core::{Kind, Plane, Statistics};
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, Result};
@@ -68,12 +68,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Reads statistics from a file.
-pub(crate) fn statistics(path: &Path) -> Result<Statistics> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
-    Statistics::from_bytes(&bytes).at(|| path.display())
-}
-
 pub(crate) fn run(args: &Args) -> Result<()> {
     match (&args.check, &args.output) {
         (Some(file), _) => check::run(args, file),
@@ -103,7 +97,7 @@ fn open(args: &Args, default: contexts::Texts, least: u32) -> Result<(PathBuf, M
 
 fn gather(args: &Args, output: &Path) -> Result<()> {
     let mut out = OutputFile::create(output, args.force)?;
-    let earlier = args.extend.as_deref().map(statistics).transpose()?;
+    let earlier = args.extend.as_deref().map(Statistics::open).transpose()?;
     let (path, model, texts) = open(args, contexts::CALIBRATION, args.tokens.div_ceil(2))?;
     if let Some(earlier) = &earlier {
         earlier.check_model(model.geometry())?;

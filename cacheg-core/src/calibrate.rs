@@ -25,8 +25,9 @@ struct ToSee<'a, 'v> {
 
 /// Calibrates one profile for several pipelines, on contexts that are cut into chunks of `chunk_tokens`.
 ///
-/// Each stage that needs data is shown all contexts once; memory does not grow with their number. Behind a stage that
-/// drops tokens they are shown what is left (4 bytes for each such token and head are held). Tokens are counted on `progress`, once for each pass.
+/// Each stage that needs data is shown all contexts once, without tokens that are dropped or stored exactly; memory does
+/// not grow with their number, but for 4 bytes for each token and head where some are dropped. Tokens are counted on
+/// `progress`, once for each pass.
 ///
 /// # Errors
 /// If the contexts are of different models or empty, if a stage cannot use what it sees, if tokens are to be dropped and

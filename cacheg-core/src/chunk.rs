@@ -719,12 +719,10 @@ fn check_selection<'a>(
     carried: &[&'a [u8]],
     limits: &Limits,
 ) -> Result<Option<Bitmaps<'a>>> {
-    let TokensHeader { count, kept, .. } = header.tokens;
-    let TokensHeader { exact, .. } = header.tokens;
+    let TokensHeader { count, kept, exact, .. } = header.tokens;
     // One or none of them, and the version says whether there is one.
-    if (kept.is_some() && exact.is_some())
-        || (kept.or(exact.map(|_| 0)).is_some() != (version == NOT_ALL_CODED))
-    {
+    let (selected, exact) = (kept.is_some(), exact.is_some());
+    if (selected && exact) || (selected || exact) != (version == NOT_ALL_CODED) {
         return Err(Error::corrupt("which tokens are coded and the chunk's version do not fit together"));
     }
     let Some(kept) = kept else { return Ok(None) };

@@ -102,22 +102,24 @@ impl<'a> KvView<'a> {
         Ok(Self { geometry, planes, tokens, first_position, order, bytes, importance: None, kept: None })
     }
 
-    /// The same, with what is known of how much attention its tokens got.
+    /// The same, with what is known of how much attention its tokens got, if anything is.
     ///
     /// # Errors
     /// If that is of another number of tokens, layers or heads.
-    pub fn with_importance(self, importance: &'a Importance) -> Result<Self> {
-        importance.check(&self.geometry, self.tokens)?;
-        Ok(Self { importance: Some(importance), ..self })
+    pub fn with_importance(self, importance: impl Into<Option<&'a Importance>>) -> Result<Self> {
+        let importance = importance.into();
+        importance.map_or(Ok(()), |importance| importance.check(&self.geometry, self.tokens))?;
+        Ok(Self { importance, ..self })
     }
 
-    /// The same, marked as what is left of a context: row `i` of a head is its `i`-th kept token.
+    /// The same, marked as what is left of a context, if it is: row `i` of a head is its `i`-th kept token.
     ///
     /// # Errors
     /// If the number of rows, the heads or the first position differ.
-    pub fn with_kept(self, kept: &'a Kept) -> Result<Self> {
-        kept.check(&self.geometry, self.tokens, self.first_position)?;
-        Ok(Self { kept: Some(kept), ..self })
+    pub fn with_kept(self, kept: impl Into<Option<&'a Kept>>) -> Result<Self> {
+        let kept = kept.into();
+        kept.map_or(Ok(()), |kept| kept.check(&self.geometry, self.tokens, self.first_position))?;
+        Ok(Self { kept, ..self })
     }
 
     /// How much attention the tokens got, if that is known.

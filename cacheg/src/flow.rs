@@ -71,10 +71,7 @@ impl Decoded {
     /// # Errors
     /// Never, unless parts of other KV caches were put together here.
     pub fn view(&self) -> Result<KvView<'_>> {
-        match &self.kept {
-            Some(kept) => self.cache.view().with_kept(kept),
-            None => Ok(self.cache.view()),
-        }
+        self.cache.view().with_kept(self.kept.as_ref())
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args, file: &Path) -> Result<()> {
     if !(args.noise.is_finite() && args.noise > 0.0) {
         return Err(Error::setting("--noise must be positive"));
     }
-    let statistics = super::statistics(file)?;
+    let statistics = Statistics::open(file)?;
     let (path, model, texts) = open(args, contexts::TEST, args.tokens)?;
     statistics.check_model(model.geometry())?;
     let sinks = statistics.sinks() as usize;

@@ -75,25 +75,24 @@ impl Original<'_> {
     fn send(&mut self, ready: &Ready<'_>) -> Result<Received> {
         let coded = match ready.codec.source {
             Source::Text => return self.text(),
-            Source::Context => {
-                let view = self.cache.view();
-                match &self.importance {
-                    Some(importance) => ready.run(&view.with_importance(importance)?)?,
-                    None => ready.run(&view)?,
-                }
-            }
-            Source::Pruned(share) => {
-                if !self.pruned.iter().any(|(known, _)| *known == share) {
-                    let information = source::information(self.model, self.context)?;
-                    let tokens = source::prune(self.context, &information, share);
-                    self.pruned.push((share, source::read(self.model, &tokens, false)?.kv.to_cache()?));
-                }
-                let cache = self.pruned.iter().find(|(known, _)| *known == share);
-                ready.run(&cache.map_or(&self.cache, |(_, cache)| cache).view())?
-            }
+            Source::Context => ready.run(&self.cache.view().with_importance(self.importance.as_ref())?)?,
+            Source::Pruned(share) => ready.run(&self.pruned(share)?.view())?,
         };
         let state = self.model.state_of(&coded.decoded.view()?)?;
         Ok(Received { bytes: coded.bytes, encode_s: coded.encode_s, decode_s: coded.decode_s, state })
+    }
+
+    fn pruned(&mut self, share: f64) -> Result<&KvCache> {
+        let at = match self.pruned.iter().position(|(known, _)| *known == share) {
+            Some(at) => at,
+            None => {
+                let information = source::information(self.model, self.context)?;
+                let tokens = source::prune(self.context, &information, share);
+                self.pruned.push((share, source::read(self.model, &tokens, false)?.kv.to_cache()?));
+                self.pruned.len() - 1
+            }
+        };
+        Ok(&self.pruned[at].1)
     }
 
     /// The text itself, compressed; whoever receives it prefills.

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Error::setting("no codecs"));
     }
     let csv = args.csv.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
-    let statistics = args.statistics.as_deref().map(crate::calibrate::statistics).transpose()?;
+    let statistics = args.statistics.as_deref().map(Statistics::open).transpose()?;
     let path = resolve(args.model.as_deref())?;
     let lengths = Lengths {
         tokens: args.tokens as usize,
@@ -166,7 +166,10 @@ fn calibrated<'r>(
         caches.push((read.kv.to_cache()?, read.importance));
         bar.inc(1);
     }
-    let views = caches.iter().map(with_importance).collect::<Result<Vec<_>>>()?;
+    let mut views: Vec<KvView<'_>> = Vec::new();
+    for (cache, importance) in &caches {
+        views.push(cache.view().with_importance(importance.as_ref())?);
+    }
     let mut ready = Vec::new();
     for codec in codecs {
         let name = codec.name();
@@ -175,11 +178,4 @@ fn calibrated<'r>(
     }
     bar.finish_and_clear();
     Ok(ready)
-}
-
-fn with_importance((cache, importance): &(KvCache, Option<Importance>)) -> Result<KvView<'_>> {
-    match importance {
-        Some(importance) => cache.view().with_importance(importance),
-        None => Ok(cache.view()),
-    }
 }

@@ -99,11 +99,8 @@ impl KvFile {
 
     fn try_view(&self) -> Result<KvView<'_>> {
         let planes = self.planes.iter().map(|range| &self.bytes[range.clone()]).collect();
-        let view = KvView::new(self.geometry.clone(), self.tokens, self.first_position, self.order, planes)?;
-        match &self.kept {
-            Some(kept) => view.with_kept(kept),
-            None => Ok(view),
-        }
+        KvView::new(self.geometry.clone(), self.tokens, self.first_position, self.order, planes)?
+            .with_kept(self.kept.as_ref())
     }
 
     /// How much attention the tokens got, if the file says it; for [`KvView::with_importance`].

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -13,6 +14,16 @@ use crate::{Error, Geometry, Limits, Result, ResultExt, json};
 const VERSION: &str = "0.1";
 
 impl Statistics {
+    /// Reads and checks a file; errors name it.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes); if the file cannot be read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+        Self::from_bytes(&bytes).at(|| path.display())
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cacheg::core::{Backend, Cpu, Importance, ResultExt};
-use cacheg::{Error, KvFile, KvView, Limits, Pipeline, Preset, Profile, Registry, Result, Statistics};
+use cacheg::{Error, KvFile, Limits, Pipeline, Preset, Profile, Registry, Result, Statistics};
 
 /// Which pipeline.
 #[derive(clap::Args)]
@@ -44,14 +44,6 @@ pub(crate) fn importance(file: &KvFile, path: &Path, wanted: bool) -> Result<Opt
     if wanted { file.importance().at(|| path.display()) } else { Ok(None) }
 }
 
-/// Its view, with that.
-pub(crate) fn view<'a>(file: &'a KvFile, importance: Option<&'a Importance>) -> Result<KvView<'a>> {
-    match importance {
-        Some(importance) => file.view().with_importance(importance),
-        None => Ok(file.view()),
-    }
-}
-
 /// Reads a profile, if one is given.
 pub(crate) fn profile(path: Option<&PathBuf>) -> Result<Option<Profile>> {
     let Some(path) = path else { return Ok(None) };
@@ -61,9 +53,7 @@ pub(crate) fn profile(path: Option<&PathBuf>) -> Result<Option<Profile>> {
 
 /// Reads statistics, if some are given.
 pub(crate) fn statistics(path: Option<&Path>) -> Result<Option<Statistics>> {
-    let Some(path) = path else { return Ok(None) };
-    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
-    Statistics::from_bytes(&bytes).at(|| path.display()).map(Some)
+    path.map(Statistics::open).transpose()
 }
 
 /// Reads a container.

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let profile = args::profile(args.profile.as_ref())?;
     let file = args::kv(&args.input)?;
     let importance = args::importance(&file, &args.input, pipeline.selects())?;
-    let view = args::view(&file, importance.as_ref())?;
+    let view = file.view().with_importance(importance.as_ref())?;
     let mut out = OutputFile::create(&args.output, args.force)?;
     let encoder = Encoder::new(pipeline, file.geometry(), profile.as_ref())?;
     let values = file.geometry().values_per_token() * file.tokens() as u64;

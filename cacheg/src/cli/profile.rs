@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let selects = pipelines.iter().any(Pipeline::selects);
     let known = files.iter().zip(&args.inputs).map(|(file, path)| args::importance(file, path, selects));
     let known = known.collect::<Result<Vec<_>>>()?;
-    let views = files.iter().zip(&known).map(|(file, known)| args::view(file, known.as_ref()));
+    let views = files.iter().zip(&known).map(|(file, known)| file.view().with_importance(known.as_ref()));
     let views = views.collect::<Result<Vec<_>>>()?;
     let tokens: u64 = views.iter().map(|view| view.tokens() as u64).sum();
     // At most one pass over everything for each stage.
