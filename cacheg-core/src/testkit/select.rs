@@ -129,7 +129,9 @@ fn choose(
             let [mut a, mut b] = [vec![u32::MAX; kept], vec![0; kept]];
             bound.select(&cx, &mut a)?;
             bound.select(&cx, &mut b)?;
-            ensure(a == b, || format!("what is kept was not overwritten whole: {a:?}, {b:?}"))?;
+            ensure(a == b, || {
+                format!("two calls differ, or what is kept is not overwritten whole: {a:?}, {b:?}")
+            })?;
             let ascending = a.windows(2).all(|pair| pair[0] < pair[1]);
             ensure(ascending && a.iter().all(|token| (*token as usize) < tokens), || {
                 format!("tokens that are not ascending, or beyond the chunk: {a:?}")
