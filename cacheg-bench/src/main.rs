@@ -3,6 +3,8 @@
 #[cfg(feature = "llm")]
 mod ablate;
 mod bootstrap;
+#[cfg(feature = "llm")]
+mod calibrate;
 mod codec;
 #[cfg_attr(not(feature = "llm"), expect(dead_code, reason = "others only read tables"))]
 mod comma;
@@ -36,6 +38,9 @@ enum Cli {
     /// Run a language model over a text and write its KV cache
     #[cfg(feature = "llm")]
     Prefill(prefill::Args),
+    /// Statistics of a language model for `cacheg profile --statistics`, and a check of them
+    #[cfg(feature = "llm")]
+    Calibrate(calibrate::Args),
     /// What codecs do to a language model's predictions, and at what size
     #[cfg(feature = "llm")]
     Quality(quality::Args),
@@ -57,6 +62,8 @@ fn main() -> ExitCode {
         Cli::Model(command) => model::run(&command),
         #[cfg(feature = "llm")]
         Cli::Prefill(args) => prefill::run(&args),
+        #[cfg(feature = "llm")]
+        Cli::Calibrate(args) => calibrate::run(&args),
         #[cfg(feature = "llm")]
         Cli::Quality(args) => quality::run(&args),
         #[cfg(feature = "llm")]

@@ -7,7 +7,7 @@ use cacheg::core::{ExtraTensor, kv_metadata, write_kv_with};
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, Result};
-use cacheg_bench::llm::{KvState, Model, Observer, Progress, Statistics, Tokenizer, resolve};
+use cacheg_bench::llm::{AttentionSums, KvState, Model, Observer, Progress, Tokenizer, resolve};
 use serde_json::json;
 
 /// Queries at the end that statistics are kept of apart.
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (context, continuation) = cut(&ids, args)?;
     let model = with_bar("loading", |progress| Model::open(&path, progress))?;
-    let statistics = args.statistics.then(|| Statistics::new(model.hyper(), context.len(), RECENT));
+    let statistics = args.statistics.then(|| AttentionSums::new(model.hyper(), context.len(), RECENT));
     let observer = statistics.as_ref().map(|statistics| statistics as &dyn Observer);
     let mut kv = KvState::new(model.geometry());
     let start = Instant::now();
@@ -122,7 +122,7 @@ fn write(
     mut out: OutputFile,
     kv: &KvState,
     model: &Model,
-    statistics: Option<Statistics>,
+    statistics: Option<AttentionSums>,
     context: &[u32],
     continuation: &[u32],
 ) -> Result<()> {
@@ -139,7 +139,7 @@ fn write(
     metadata.insert("continuation_ids".into(), json!(continuation).to_string());
     let (heads, dim) = (hyper.heads, hyper.head_dim);
     let (tokens, recent) = statistics.as_ref().map_or((0, 0), |s| (s.tokens(), s.recent()));
-    let layers = statistics.map(Statistics::into_layers).unwrap_or_default();
+    let layers = statistics.map(AttentionSums::into_layers).unwrap_or_default();
     let mut named = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
         named.push((format!("layers.{index}.queries"), vec![heads, recent, dim], &layer.queries));

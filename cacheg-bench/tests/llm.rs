@@ -83,9 +83,6 @@ fn models_are_shown_and_read_texts() {
 fn codecs_are_judged_by_what_the_model_makes_of_them() {
     let (folder, model) = (tempfile::tempdir().unwrap(), model());
     let folder = folder.path();
-    let words = |seed: u32, n: u32| -> String {
-        (0..n).map(|i| format!("{} ", (i + seed).wrapping_mul(2_654_435_761) >> 17)).collect()
-    };
     std::fs::write(folder.join("a.txt"), words(1, 60)).unwrap();
     std::fs::write(folder.join("b.txt"), words(1_000, 60)).unwrap();
     std::fs::write(folder.join("c.txt"), words(2_000, 60)).unwrap();
@@ -145,4 +142,109 @@ fn codecs_are_judged_by_what_the_model_makes_of_them() {
     assert!(with(&["--codecs", "q9"]).contains("unknown preset `q9`"));
     assert!(with(&["--csv", "out.csv"]).contains("--force"));
     assert!(with(&["--contexts", "longchat:a.txt"]).contains("a.txt, line 1: invalid data: not a JSON"));
+}
+
+/// Numbers of tokens that do not repeat.
+fn words(seed: u32, n: u32) -> String {
+    (0..n).map(|i| format!("{} ", (i + seed).wrapping_mul(2_654_435_761) >> 17)).collect()
+}
+
+#[test]
+fn statistics_are_gathered_extended_checked_and_used() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), model());
+    let folder = folder.path();
+    for (name, seed) in [("a", 1), ("b", 1_000), ("c", 2_000), ("d", 3_000)] {
+        std::fs::write(folder.join(format!("{name}.txt")), words(seed, 60)).unwrap();
+    }
+    let common = ["--tokens", "70", "--continuation", "20", "--model", &model];
+    let run_on = |texts: &[&str], more: &[&str]| {
+        json(folder, &[&["calibrate"], texts, &common[..], more, &["--json"]].concat())
+    };
+    let both = run_on(&["a.txt", "b.txt"], &["-o", "both.cgstat"]);
+    assert_eq!((both["contexts"].as_u64(), both["tokens"].as_u64()), (Some(2), Some(132)));
+    let rows = both["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        for key in
+            ["key_sensitivity", "value_sensitivity", "key_deviation", "value_deviation", "residual_rms"]
+        {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+    let bytes = std::fs::read(folder.join("both.cgstat")).unwrap();
+    assert_eq!(both["bytes"].as_u64(), Some(bytes.len() as u64));
+    assert_eq!(run_on(&["a.txt", "b.txt"], &["-o", "again.cgstat"])["statistics"], both["statistics"]);
+
+    // One run over both, or one after the other.
+    run_on(&["a.txt"], &["-o", "a.cgstat"]);
+    run_on(&["b.txt"], &["-o", "extended.cgstat", "--extend", "a.cgstat"]);
+    let read =
+        |name: &str| cacheg::Statistics::from_bytes(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+    let (one, two) = (read("both.cgstat"), read("extended.cgstat"));
+    assert_eq!((one.counts(), one.origins()), (two.counts(), two.origins()));
+    for plane in one.geometry().planes() {
+        for (a, b) in one.sensitivity(&plane).iter().zip(two.sensitivity(&plane)) {
+            assert!((a - b).abs() < 1e-12 * one.mean_sensitivity(&plane), "{a} {b}");
+        }
+    }
+    let twice = [&["calibrate", "a.txt"], &common[..], &["-o", "x.cgstat", "--extend", "a.cgstat"]].concat();
+    assert!(error(folder, &twice).contains("both statistics have the context"));
+    let window =
+        [&twice[..5], &common[3..], &["--window", "1", "-o", "x.cgstat", "--extend", "a.cgstat"]].concat();
+    assert!(error(folder, &window).contains("`window`"), "{window:?}");
+    let short = [&["calibrate", "a.txt", "-o", "x.cgstat"], &common[2..]].concat();
+    assert!(error(folder, &short).contains("a: invalid data: the text has"));
+    let there = [&["calibrate", "a.txt", "-o", "a.cgstat"], &common[..]].concat();
+    assert!(error(folder, &there).contains("--force"));
+
+    // What the metric predicts, on a text it has not seen.
+    let check = run_on(&["c.txt", "d.txt"], &["--check", "both.cgstat", "--noise", "0.01"]);
+    let rows = check["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4, "keys and values of two layers");
+    for row in rows {
+        let ratio = row["ratio"].as_f64().unwrap();
+        // The random model amplifies what enters its first layer; how exact the metric itself is, is tested elsewhere.
+        assert!((0.1..10.0).contains(&ratio), "{row}");
+    }
+    let whole = std::fs::read(folder.join("a.cgstat")).unwrap();
+    std::fs::write(folder.join("cut.cgstat"), &whole[..whole.len() - 8]).unwrap();
+    let cut = [&["calibrate", "c.txt", "--check", "cut.cgstat"], &common[..]].concat();
+    assert!(error(folder, &cut).contains("cut.cgstat"));
+
+    // In profiles of codecs.
+    let spec = "mean|bins(step=0.5;unit=sensitivity)|rans";
+    let quality =
+        ["quality", "--contexts", "c.txt", "--calibration", "a.txt", "--greedy", "1", "--codecs", spec];
+    assert!(error(folder, &[&quality[..], &common[..]].concat()).contains("--statistics"));
+    let report = json(folder, &[&quality[..], &common[..], &["--statistics", "a.cgstat", "--json"]].concat());
+    assert!(report["rows"][0]["kl"].as_f64().unwrap() > 0.0);
+}
+
+/// On the real model, where it is: KL of noise in a dozen units, over three orders of magnitude.
+#[test]
+fn statistics_of_a_real_model_predict_what_noise_does() {
+    let given = std::env::var_os("CACHEG_MODEL").map(PathBuf::from);
+    let model = match cacheg_bench::llm::resolve(given.as_deref()) {
+        Ok(path) => path.to_str().unwrap().to_owned(),
+        Err(e) => return eprintln!("SKIPPED: {e}"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let text = |name: &str| format!("{}/texts/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    let seen = ["calibration/novel-1", "calibration/code-1", "calibration/chat-1"].map(text);
+    let other = ["test/novel-1", "test/code-1", "test/chat-2"].map(text);
+    let [seen, other] = [&seen, &other].map(|texts| texts.each_ref().map(String::as_str));
+    let common = ["--tokens", "512", "--continuation", "128", "--model", &model, "--json"];
+    json(folder, &[&["calibrate"], &seen[..], &["-o", "m.cgstat", "--window", "0"], &common[..]].concat());
+    let layers = ["--check", "m.cgstat", "--layers", "3,8,14,20,23,29"];
+    let report = json(folder, &[&["calibrate"], &other[..], &layers[..], &common[..]].concat());
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 12);
+    for row in rows {
+        println!("{row}");
+        assert!((0.2..5.0).contains(&row["ratio"].as_f64().unwrap()), "{row}");
+    }
+    let kl: Vec<f64> = rows.iter().map(|row| row["kl"].as_f64().unwrap()).collect();
+    let spread = kl.iter().copied().fold(0.0, f64::max) / kl.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(spread > 50.0, "{spread}");
 }

@@ -5,38 +5,66 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::front::{Front, FrontScratch};
+use crate::kept::Kept;
 use crate::plan::Wanted;
+use crate::select::Selector;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, SymbolScratch};
 use crate::{
-    Accumulator, BindCx, Calibrator, Error, Geometry, KvView, Pipeline, Plan, Plane, Profile, Progress,
-    Result, ResultExt, Seen, Source, StageData, TileCx,
+    Accumulator, BindCx, Calibrator, Error, ExactTokens, Geometry, KvView, Pipeline, Plan, Plane, Profile,
+    Progress, Result, ResultExt, Seen, Source, StageData, Statistics, TileCx,
 };
 
-/// Runs of tokens, as they would be encoded: views and the ranges of their chunks.
-pub(crate) type Chunks<'a, 'v> = [(&'a KvView<'v>, Range<usize>)];
+/// A run of tokens, as it would be encoded.
+struct ToSee<'a, 'v> {
+    view: &'a KvView<'v>,
+    range: Range<usize>,
+    /// Which of them, if the pipeline drops some.
+    kept: Option<Kept>,
+}
 
 /// Calibrates one profile for several pipelines, on contexts that are cut into chunks of `chunk_tokens`.
 ///
-/// Each stage that needs data is shown all contexts once; memory does not grow with their number. Tokens are
-/// counted on `progress`, once for each pass.
+/// Each stage that needs data is shown all contexts once, without tokens that are dropped or stored exactly; memory does
+/// not grow with their number, but for 4 bytes for each token and head where some are dropped. Tokens are counted on
+/// `progress`, once for each pass.
 ///
 /// # Errors
-/// If the contexts are of different models or empty, or if a stage cannot use what it sees.
+/// If the contexts are of different models or empty, if a stage cannot use what it sees, if tokens are to be dropped and
+/// nothing is known of their [`Importance`](crate::Importance).
 pub fn calibrate(
     pipelines: &[Pipeline],
     contexts: &[KvView<'_>],
     chunk_tokens: usize,
     progress: Progress<'_>,
 ) -> Result<Profile> {
+    calibrate_with(pipelines, contexts, chunk_tokens, None, progress)
+}
+
+/// As [`calibrate`], for stages that make use of statistics, too; the profile names them.
+///
+/// # Errors
+/// As [`calibrate`]; if the statistics are of another model.
+pub fn calibrate_with(
+    pipelines: &[Pipeline],
+    contexts: &[KvView<'_>],
+    chunk_tokens: usize,
+    statistics: Option<&Statistics>,
+    progress: Progress<'_>,
+) -> Result<Profile> {
     let first = contexts.first().ok_or_else(|| Error::data("no KV cache to calibrate on"))?;
     let geometry = first.geometry();
+    if let Some(statistics) = statistics {
+        statistics.check_model(geometry)?;
+    }
     let mut chunks = Vec::new();
     for (index, context) in contexts.iter().enumerate() {
         if context.geometry() != geometry {
             return Err(Error::data(format!("KV cache {} is of another model than the first", index + 1)));
         }
-        chunks.extend(crate::chunk::ranges(context.tokens(), chunk_tokens).map(|range| (context, range)));
+        context.check_consecutive().at(|| format!("KV cache {}", index + 1))?;
+        let ranges = crate::chunk::ranges(context.tokens(), chunk_tokens);
+        chunks.extend(ranges.map(|range| (context, range)));
     }
     let tokens: u64 = chunks.iter().map(|(_, range)| range.len() as u64).sum();
     if tokens == 0 {
@@ -44,18 +72,28 @@ pub fn calibrate(
     }
     let mut sections: Vec<(Vec<StageSpec>, StageData)> = Vec::new();
     for pipeline in pipelines {
+        let selector = pipeline.select().map(|select| Selector::new(select, geometry)).transpose()?;
+        let exact = pipeline.exact().map_or_else(ExactTokens::default, |(_, exact)| exact);
+        let mut seen = Vec::with_capacity(chunks.len());
+        for (view, range) in &chunks {
+            let number = || contexts.iter().position(|context| std::ptr::eq(context, *view)).unwrap_or(0) + 1;
+            let kept = selector.as_ref().map(|selector| selector.choose(view, range));
+            let kept = kept.transpose().at(|| format!("KV cache {}", number()))?;
+            seen.push(ToSee { view, range: exact.rows(view, range).inner(range), kept });
+        }
         let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
             let stages = &pipeline.specs()[..=stage];
             if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
                 return Ok(data.clone());
             }
-            let data = gather(wanted, cx, front, &chunks, progress)?;
+            let data = gather(wanted, &cx.with_statistics(statistics), front, &seen, progress)?;
             sections.push((stages.to_vec(), data.clone()));
             Ok(data)
         };
         Plan::bind_with(pipeline, geometry, Source::Profile, &mut supply)?;
     }
-    Profile::new(geometry.clone(), sections, contexts.len() as u64, tokens)
+    let hash = statistics.and_then(Statistics::hash);
+    Profile::new(geometry.clone(), sections, contexts.len() as u64, tokens, hash)
 }
 
 /// Binds a pipeline to one chunk, with data gathered from the chunk itself, which is going to carry it.
@@ -65,7 +103,7 @@ pub(crate) fn bind_to_chunk(
     view: &KvView<'_>,
     range: Range<usize>,
 ) -> Result<Plan> {
-    let chunks = [(view, range)];
+    let chunks = [ToSee { view, range, kept: None }];
     let mut carried = vec![Vec::new(); pipeline.specs().len()];
     let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
         let data = gather(wanted, cx, front, &chunks, &|_| ())?;
@@ -83,13 +121,13 @@ fn gather(
     wanted: &Wanted<'_>,
     cx: &BindCx<'_>,
     front: &Front,
-    chunks: &Chunks<'_, '_>,
+    chunks: &[ToSee<'_, '_>],
     progress: Progress<'_>,
 ) -> Result<StageData> {
     let Some(calibrator) = wanted.calibrator(cx) else { return Ok(StageData::new()) };
     let symbols = matches!(wanted, Wanted::Coder(_));
     let planes = front.planes();
-    let total: u64 = chunks.iter().map(|(_, range)| range.len() as u64).sum();
+    let total: u64 = chunks.iter().map(|chunk| chunk.range.len() as u64).sum();
     let one = |scratch: &mut SymbolScratch, plane: &Plane| -> Result<StageData> {
         let data = observe_plane(&*calibrator, plane, front, chunks, symbols, scratch)
             .at(|| format!("tensor `{}`", plane.name()))?;
@@ -108,36 +146,52 @@ fn observe_plane(
     calibrator: &dyn Calibrator,
     plane: &Plane,
     front: &Front,
-    chunks: &Chunks<'_, '_>,
+    chunks: &[ToSee<'_, '_>],
     symbols: bool,
     scratch: &mut SymbolScratch,
 ) -> Result<StageData> {
     let mut accumulator: Box<dyn Accumulator> = calibrator.accumulator(plane);
-    for (view, range) in chunks {
-        let layout = Layout::choose(front.planes(), front.row_multiple(), range.len());
-        for first in (0..range.len()).step_by(layout.rows) {
-            let rows = layout.rows.min(range.len() - first);
-            let token = range.start + first;
-            let cx = TileCx::new(plane, first, rows, view.first_position() + token as u64);
-            if symbols {
-                Plan::observe_symbols(
-                    front,
-                    view,
-                    &cx,
-                    token,
-                    scratch,
-                    &mut |part, symbol_plane, symbols| {
-                        accumulator.observe(&cx, part, Seen::Symbols(symbol_plane, symbols))
-                    },
-                )?;
-            } else {
-                let scratch: &mut FrontScratch = &mut scratch.front;
-                front.reserve_rows(plane, rows, scratch);
-                front.observe_values(view, &cx, token, scratch, &mut |part, values| {
-                    accumulator.observe(&cx, part, Seen::Values(values))
-                })?;
-            }
-        }
+    let mut gathered = Vec::new();
+    for ToSee { view, range, kept } in chunks {
+        let Some(kept) = kept else {
+            observe_rows(&mut *accumulator, plane, front, view, range, symbols, scratch)?;
+            continue;
+        };
+        let row = plane.channels() * plane.shape.dtype.size();
+        gathered.resize(kept.tokens() * row, 0);
+        view.gather(plane.index, range.start, kept.of_layer(plane.layer as usize), &mut gathered);
+        let rows = view.of_one_plane(plane.index, range.start, kept.tokens(), &gathered);
+        observe_rows(&mut *accumulator, plane, front, &rows, &(0..kept.tokens()), symbols, scratch)?;
     }
     accumulator.finish()
+}
+
+/// Shows some rows of a plane, tile by tile.
+fn observe_rows(
+    accumulator: &mut dyn Accumulator,
+    plane: &Plane,
+    front: &Front,
+    view: &KvView<'_>,
+    range: &Range<usize>,
+    symbols: bool,
+    scratch: &mut SymbolScratch,
+) -> Result<()> {
+    let layout = Layout::choose(front.planes(), front.row_multiple(), range.len());
+    for first in (0..range.len()).step_by(layout.rows) {
+        let rows = layout.rows.min(range.len() - first);
+        let token = range.start + first;
+        let cx = TileCx::new(plane, first, rows, view.first_position() + token as u64);
+        if symbols {
+            Plan::observe_symbols(front, view, &cx, token, scratch, &mut |part, symbol_plane, symbols| {
+                accumulator.observe(&cx, part, Seen::Symbols(symbol_plane, symbols))
+            })?;
+        } else {
+            let scratch: &mut FrontScratch = &mut scratch.front;
+            front.reserve_rows(plane, rows, scratch);
+            front.observe_values(view, &cx, token, scratch, &mut |part, values| {
+                accumulator.observe(&cx, part, Seen::Values(values))
+            })?;
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! A chunk: tokens that are encoded, stored, fetched and decoded by themselves. `FORMAT.md` has its bytes.
 
-use std::io::Write;
+mod encode;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,23 +9,26 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::calibrate::bind_to_chunk;
 use crate::dtype::Store;
+use crate::exact::ExactRows;
 use crate::front::Front;
-use crate::json;
+use crate::kept::{Bitmaps, Kept};
 use crate::plan::Wanted;
 use crate::profile::short;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes, TileOut};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, Geometry, KvView, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result, Source,
+    BindCx, Error, ExactTokens, Geometry, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result,
+    Source,
 };
+pub use encode::{EncodedChunk, Encoder};
 
 const MAGIC: [u8; 4] = *b"CGKC";
-/// Version of chunks and containers.
-pub(crate) const MAJOR: u8 = 0;
-pub(crate) const MINOR: u8 = 1;
+/// Version of containers, and of chunks whose tokens are all coded.
+pub(crate) const VERSION: [u8; 2] = [0, 1];
+/// Version of chunks from which tokens were dropped, or that store some exactly.
+const NOT_ALL_CODED: [u8; 2] = [0, 2];
 pub(crate) const PREFIX: usize = 40;
 pub(crate) const ENTRY: usize = 12;
 
@@ -64,178 +68,14 @@ struct TokensHeader {
     count: u64,
     /// Index of the first in its container.
     first: u64,
+    /// Tokens that every head has left, if there is a selection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<u64>,
+    /// How many of the first and of the last ones are stored exactly, beside the tiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exact: Option<[u64; 2]>,
     /// Position of the first in the model's sequence.
     position: u64,
-}
-
-/// An encoded chunk, still in pieces so that a large one is never copied.
-#[derive(Debug)]
-pub struct EncodedChunk {
-    prefix: Vec<u8>,
-    tiles: Vec<Vec<u8>>,
-}
-
-impl EncodedChunk {
-    /// Its exact length in bytes.
-    pub fn len(&self) -> usize {
-        self.prefix.len() + self.tiles.iter().map(Vec::len).sum::<usize>()
-    }
-
-    /// Never.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Writes it.
-    ///
-    /// # Errors
-    /// What `out` reports.
-    pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        out.write_all(&self.prefix)?;
-        self.tiles.iter().try_for_each(|tile| out.write_all(tile))
-    }
-
-    /// One run of bytes, to embed in somebody else's store.
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len());
-        bytes.extend(&self.prefix);
-        self.tiles.iter().for_each(|tile| bytes.extend(tile));
-        bytes
-    }
-}
-
-/// Encodes chunks of one model by one pipeline.
-#[derive(Debug)]
-pub struct Encoder {
-    pipeline: Pipeline,
-    geometry: Geometry,
-    /// Bound once if nothing has to be carried.
-    plan: Option<Arc<Plan>>,
-}
-
-impl Encoder {
-    /// With a profile, the stages' data is taken from there; without, each chunk is calibrated by itself and
-    /// carries what the decoder needs.
-    ///
-    /// # Errors
-    /// If the pipeline does not suit the model, or the profile does not suit either.
-    pub fn new(pipeline: Pipeline, geometry: &Geometry, profile: Option<&Profile>) -> Result<Self> {
-        let plan = match profile {
-            Some(profile) => Some(Plan::bind(&pipeline, geometry, Some(profile))?),
-            None => match Plan::bind(&pipeline, geometry, None) {
-                Ok(plan) => Some(plan),
-                Err(error) if error.kind() == crate::ErrorKind::Profile => None,
-                Err(error) => return Err(error),
-            },
-        };
-        Ok(Self { pipeline, geometry: geometry.clone(), plan })
-    }
-
-    /// Encodes the tokens `range` of a view. Values done are counted on `progress`.
-    ///
-    /// # Errors
-    /// If a value cannot be coded; the error names the tensor and the value's place.
-    ///
-    /// # Panics
-    /// If the range is not within the view.
-    pub fn encode(
-        &self,
-        view: &KvView<'_>,
-        range: Range<usize>,
-        progress: Progress<'_>,
-    ) -> Result<EncodedChunk> {
-        assert!(range.start <= range.end && range.end <= view.tokens(), "the chunk is outside the KV cache");
-        if *view.geometry() != self.geometry {
-            return Err(Error::data("the KV cache is of another model than the encoder"));
-        }
-        let own;
-        let plan = match &self.plan {
-            Some(plan) => &**plan,
-            None => {
-                own = bind_to_chunk(&self.pipeline, &self.geometry, view, range.clone())?;
-                &own
-            }
-        };
-        let layout = plan.layout(range.len());
-        layout.check(plan.planes(), &Limits::default())?;
-        let batch = fair(plan.batch(), layout.tiles());
-        let encode = |first: usize| {
-            let tiles: Vec<Tile> =
-                (first..layout.tiles().min(first + batch)).map(|index| layout.tile(index)).collect();
-            plan.with_scratch(&layout, |scratch| {
-                let mut coded = Vec::with_capacity(tiles.len());
-                plan.encode_tiles(view, range.start, &tiles, scratch, &mut |tile, [before, stream]| {
-                    let len = before.len() + stream.len();
-                    let mut bytes = Vec::with_capacity(len + padding(len));
-                    bytes.extend(before);
-                    bytes.extend(stream);
-                    bytes.resize(len + padding(len), 0);
-                    coded.push((len as u32, bytes));
-                    progress(values(plan, tile));
-                })?;
-                Ok(coded)
-            })
-        };
-        let batches: Vec<usize> = (0..layout.tiles()).step_by(batch).collect();
-        let tiles = batches.into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let tiles = tiles.into_iter().flatten().collect();
-        assemble(plan, view, &range, &layout, tiles)
-    }
-}
-
-fn assemble(
-    plan: &Plan,
-    view: &KvView<'_>,
-    range: &Range<usize>,
-    layout: &Layout,
-    tiles: Vec<(u32, Vec<u8>)>,
-) -> Result<EncodedChunk> {
-    let header = Header {
-        geometry: plan.geometry().clone(),
-        pipeline: plan.specs().to_vec(),
-        profile: plan.profile().map(str::to_owned),
-        tile: TileHeader { planes: layout.planes as u32, rows: layout.rows as u32 },
-        tokens: TokensHeader {
-            count: range.len() as u64,
-            first: range.start as u64,
-            position: view.first_position() + range.start as u64,
-        },
-    };
-    let header = json::canonical(&header)?;
-    let limits = Limits::default();
-    if header.len() > limits.max_header as usize {
-        return Err(Error::limit(format!("a chunk header of {} bytes", header.len())));
-    }
-    let carried: usize = plan.carried.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
-    if carried > limits.max_carried as usize {
-        return Err(Error::limit(format!("{carried} bytes of tables in one chunk; calibrate a profile")));
-    }
-    let payload: usize = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
-    let too_long = || Error::limit("a chunk of more than 4 GiB of tables");
-    let len = PREFIX + header.len() + padding(header.len()) + carried + tiles.len() * ENTRY;
-    let mut out = Vec::with_capacity(len);
-    out.extend(MAGIC);
-    out.extend([MAJOR, MINOR, 0, 0]);
-    let total = len + payload;
-    out.extend((total as u64).to_le_bytes());
-    for length in [header.len(), carried, tiles.len(), 0] {
-        out.extend(u32::try_from(length).map_err(|_| too_long())?.to_le_bytes());
-    }
-    out.extend([0; 8]);
-    out.extend(&header);
-    out.resize(out.len() + padding(header.len()), 0);
-    for bytes in &plan.carried {
-        out.extend((bytes.len() as u32).to_le_bytes());
-        out.extend(bytes);
-        out.resize(out.len() + padding(bytes.len()), 0);
-    }
-    for (len, bytes) in &tiles {
-        out.extend(len.to_le_bytes());
-        out.extend(xxh3_64(bytes).to_le_bytes());
-    }
-    let sum = checksum(&out);
-    out[32..40].copy_from_slice(&sum.to_le_bytes());
-    Ok(EncodedChunk { prefix: out, tiles: tiles.into_iter().map(|(_, bytes)| bytes).collect() })
 }
 
 /// Of everything before the tiles but the place of the checksum itself.
@@ -254,8 +94,11 @@ pub struct Chunk<'a> {
     carried: Vec<&'a [u8]>,
     entries: Vec<Entry>,
     payload: &'a [u8],
+    /// Of the tokens that are coded.
     layout: Layout,
+    exact: ExactRows,
     sizes: ChunkBytes,
+    kept: Option<Bitmaps<'a>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -306,7 +149,7 @@ impl<'a> Chunk<'a> {
         if reader.take(4)? != MAGIC {
             return Err(Error::corrupt("not a cacheg chunk (no `CGKC` at its front)"));
         }
-        check_version("chunk", reader.u8()?, reader.u8()?)?;
+        let version = check_version("chunk", [reader.u8()?, reader.u8()?], &[VERSION, NOT_ALL_CODED])?;
         if reader.u16()? != 0 {
             return Err(Error::unsupported("a chunk with unknown flags"));
         }
@@ -341,7 +184,8 @@ impl<'a> Chunk<'a> {
         let header: Header =
             serde_json::from_slice(header_bytes).map_err(|e| Error::corrupt(format!("chunk header: {e}")))?;
         header.geometry.validate(limits)?;
-        let tokens = check_tokens(header.tokens.count, &header.geometry, limits)?;
+        let rows = header.tokens.kept.unwrap_or(header.tokens.count);
+        let tokens = check_tokens(rows, &header.geometry, limits)?;
         let ends = header
             .tokens
             .first
@@ -350,8 +194,12 @@ impl<'a> Chunk<'a> {
         if ends.is_none() {
             return Err(Error::corrupt("positions beyond 64 bits"));
         }
+        let exact =
+            header.tokens.exact.map(|[first, last]| ExactRows::check(first, last, tokens)).transpose()?;
+        let exact = exact.unwrap_or_default();
+        let coded = tokens - exact.first - exact.last;
         let layout =
-            Layout::new(tokens, header.tile.rows, header.tile.planes, &header.geometry.planes(), limits)?;
+            Layout::new(coded, header.tile.rows, header.tile.planes, &header.geometry.planes(), limits)?;
         if layout.tiles() != tiles {
             return Err(Error::corrupt(format!("{tiles} tiles where {} are expected", layout.tiles())));
         }
@@ -383,7 +231,9 @@ impl<'a> Chunk<'a> {
         if prefix.checked_add(offset) != Some(total) {
             return Err(Error::corrupt("the tiles' lengths do not add up to the chunk's"));
         }
-        Ok(Self { header, len: total, carried, entries, payload: &bytes[prefix..total], layout, sizes })
+        let kept = check_selection(&header, version, &carried, limits)?;
+        let payload = &bytes[prefix..total];
+        Ok(Self { header, len: total, carried, entries, payload, layout, exact, sizes, kept })
     }
 
     /// Its exact length in bytes.
@@ -411,10 +261,32 @@ impl<'a> Chunk<'a> {
         self.header.profile.as_deref()
     }
 
-    /// Its tokens, counted in its container.
+    /// Its tokens, counted in its container, dropped ones too.
     pub fn tokens(&self) -> Range<usize> {
-        let first = self.header.tokens.first as usize;
-        first..first + self.layout.tokens
+        let TokensHeader { first, count, .. } = self.header.tokens;
+        first as usize..(first + count) as usize
+    }
+
+    /// Rows that it decodes to: its tokens, or those that every head has kept.
+    pub fn rows(&self) -> usize {
+        self.layout.tokens + self.exact.first + self.exact.last
+    }
+
+    /// Whether each head has dropped some of the tokens; what it kept is then the first of what the chunk carries.
+    pub fn selects(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What every head has kept, of this chunk alone; `None` if nothing was dropped.
+    pub fn kept(&self) -> Option<Kept> {
+        let bitmaps = self.kept.as_ref()?;
+        let mut kept = Kept::empty(bitmaps.heads().to_vec(), self.position());
+        kept.extend(self.tokens().len(), Some(bitmaps));
+        Some(kept)
+    }
+
+    pub(crate) fn bitmaps(&self) -> Option<&Bitmaps<'a>> {
+        self.kept.as_ref()
     }
 
     /// Position of its first token in the model's sequence.
@@ -427,7 +299,7 @@ impl<'a> Chunk<'a> {
         &self.sizes
     }
 
-    /// How it is cut into tiles.
+    /// How the rows that are coded are cut into tiles: all but those that are stored exactly.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -450,6 +322,15 @@ impl<'a> Chunk<'a> {
         let pipeline = Pipeline::new(registry, &self.header.pipeline)?;
         if pipeline.specs() != self.header.pipeline {
             return Err(Error::corrupt("the chunk's pipeline is not written out in full"));
+        }
+        if pipeline.selects() != self.kept.is_some() {
+            return Err(Error::corrupt("a select stage without kept tokens, or kept tokens without one"));
+        }
+        // A selection is the first stage.
+        let beside = pipeline.exact().map_or(0, |(stage, _)| stage);
+        let others = |(stage, bytes): (usize, &&[u8])| stage != beside && !bytes.is_empty();
+        if self.header.profile.is_some() && self.carried.iter().enumerate().any(others) {
+            return Err(Error::corrupt("carried data beside a profile's"));
         }
         match (&self.header.profile, profile) {
             (None, _) => {
@@ -490,7 +371,10 @@ impl<'a> Chunk<'a> {
         progress: Progress<'_>,
     ) -> Result<()> {
         assert!(out.planes_mut().len() == plan.planes().len(), "the output is of another geometry");
-        assert!(row + self.layout.tokens <= out.tokens(), "the chunk is outside the output");
+        assert!(row + self.rows() <= out.tokens(), "the chunk is outside the output");
+        self.decode_exact(plan, out, row)?;
+        progress((self.exact.first + self.exact.last) as u64 * self.geometry().values_per_token());
+        let (row, position) = (row + self.exact.first, self.position() + self.exact.first as u64);
         let elements = plan.elements(self.layout.tokens);
         // Threads own whole planes: enough of them that their tiles make up whole batches.
         let bytes = self.layout.tokens as u64 * self.geometry().bytes_per_token();
@@ -511,7 +395,7 @@ impl<'a> Chunk<'a> {
                     for index in indices.by_ref().take(batch) {
                         tiles.push((self.layout.tile(index), self.tile_bytes(index)?));
                     }
-                    plan.decode_tiles(elements, &tiles, self.position(), &mut out, scratch)?;
+                    plan.decode_tiles(elements, &tiles, position, &mut out, scratch)?;
                     progress(tiles.iter().map(|(tile, _)| values(plan, tile)).sum());
                 }
                 Ok(())
@@ -519,10 +403,31 @@ impl<'a> Chunk<'a> {
         })
     }
 
+    /// Writes the exact tokens to their rows.
+    fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize) -> Result<()> {
+        if self.exact.is_empty() {
+            return Ok(());
+        }
+        let ExactRows { first, last } = self.exact;
+        let wanted = |tokens: &ExactTokens| first <= tokens.first as usize && last <= tokens.last as usize;
+        let stage = plan.exact.filter(|(_, tokens)| wanted(tokens)).map(|(stage, _)| stage);
+        match stage.and_then(|stage| self.carried.get(stage)) {
+            Some(bytes) if bytes.len() == self.exact.len(self.geometry()) => {
+                self.exact.unpack(bytes, out, row, self.rows())
+            }
+            _ => Err(Error::corrupt("the chunk does not carry the exact tokens that it names")),
+        }
+    }
+
     /// Whether a plan bound to `other` decodes this chunk too.
     pub fn coded_like(&self, other: &Self) -> bool {
-        self.carried.is_empty()
-            && other.carried.is_empty()
+        let selects = usize::from(self.kept.is_some());
+        let shared = |chunk: &Self| {
+            chunk.header.profile.is_some() || chunk.carried.iter().skip(selects).all(|bytes| bytes.is_empty())
+        };
+        self.kept.is_some() == other.kept.is_some()
+            && shared(self)
+            && shared(other)
             && self.header.profile == other.header.profile
             && self.header.pipeline == other.header.pipeline
             && self.header.geometry == other.header.geometry
@@ -556,6 +461,9 @@ impl std::fmt::Display for Chunk<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tokens = self.tokens();
         write!(f, "tokens {}..{}", tokens.start, tokens.end)?;
+        if self.kept.is_some() {
+            write!(f, ", {} kept", self.rows())?;
+        }
         self.profile().map_or(Ok(()), |hash| write!(f, ", profile {}", short(hash)))
     }
 }
@@ -570,13 +478,41 @@ fn values(plan: &Plan, tile: &Tile) -> u64 {
     plan.planes()[tile.planes.clone()].iter().map(|plane| (plane.channels() * tile.rows) as u64).sum()
 }
 
-pub(crate) fn check_version(what: &str, major: u8, minor: u8) -> Result<()> {
+pub(crate) fn check_version(what: &str, version: [u8; 2], known: &[[u8; 2]]) -> Result<[u8; 2]> {
     // Before 1.0 a minor version may change anything.
-    if (major, minor) == (MAJOR, MINOR) {
-        Ok(())
-    } else {
-        Err(Error::unsupported(format!("{what} version {major}.{minor}; this reader knows {MAJOR}.{MINOR}")))
+    if known.contains(&version) {
+        return Ok(version);
     }
+    let text = |[major, minor]: [u8; 2]| format!("{major}.{minor}");
+    let known = known.iter().map(|version| text(*version)).collect::<Vec<_>>().join(" and ");
+    Err(Error::unsupported(format!("{what} version {}; this reader knows {known}", text(version))))
+}
+
+/// Checks all that a selection promises.
+fn check_selection<'a>(
+    header: &Header,
+    version: [u8; 2],
+    carried: &[&'a [u8]],
+    limits: &Limits,
+) -> Result<Option<Bitmaps<'a>>> {
+    let TokensHeader { count, kept, exact, .. } = header.tokens;
+    // One or none of them, and the version says whether there is one.
+    let (selected, exact) = (kept.is_some(), exact.is_some());
+    if (selected && exact) || (selected || exact) != (version == NOT_ALL_CODED) {
+        return Err(Error::corrupt("which tokens are coded and the chunk's version do not fit together"));
+    }
+    let Some(kept) = kept else { return Ok(None) };
+    if count > limits.max_tokens || count > u64::from(u32::MAX) {
+        return Err(Error::limit(format!("{count} tokens")));
+    }
+    if kept > count || (kept == 0 && count > 0) {
+        return Err(Error::corrupt(format!("{kept} kept of {count} tokens")));
+    }
+    let Some(bitmaps) = carried.first() else {
+        return Err(Error::corrupt("the chunk does not carry which tokens were kept"));
+    };
+    // Both are at most `max_tokens`, and `kept` was checked against memory.
+    Bitmaps::new(&header.geometry, count as usize, kept as usize, bitmaps).map(Some)
 }
 
 /// Checks how much memory the decoded tokens would take.

@@ -6,10 +6,10 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::chunk::{MAJOR, MINOR, check_tokens, check_version};
+use crate::chunk::{VERSION, check_tokens, check_version};
 use crate::json;
 use crate::wire::{Reader, padding};
-use crate::{Chunk, Error, Geometry, Limits, Result, ResultExt};
+use crate::{Chunk, Error, Geometry, Kept, Limits, Result, ResultExt};
 
 const MAGIC: [u8; 4] = *b"CGKV";
 const PREFIX: usize = 20;
@@ -41,7 +41,8 @@ impl ContainerHeader {
         let len = len.ok_or_else(|| std::io::Error::other("metadata beyond the limit of a header"))?;
         let mut bytes = Vec::with_capacity(PREFIX + header.len() + 4);
         bytes.extend(MAGIC);
-        bytes.extend([MAJOR, MINOR, 0, 0]);
+        bytes.extend(VERSION);
+        bytes.extend([0, 0]);
         bytes.extend(len.to_le_bytes());
         bytes.extend([0; 8]);
         bytes.extend(&header);
@@ -84,7 +85,7 @@ impl<'a> Container<'a> {
         if reader.take(4)? != MAGIC {
             return Err(Error::corrupt("not a cacheg container (no `CGKV` at its front)"));
         }
-        check_version("container", reader.u8()?, reader.u8()?)?;
+        check_version("container", [reader.u8()?, reader.u8()?], &[VERSION])?;
         if reader.u16()? != 0 {
             return Err(Error::unsupported("a container with unknown flags"));
         }
@@ -102,9 +103,17 @@ impl<'a> Container<'a> {
         let header: ContainerHeader =
             serde_json::from_slice(json).map_err(|e| Error::corrupt(format!("container header: {e}")))?;
         header.geometry.validate(limits)?;
-        let tokens = check_tokens(header.tokens, &header.geometry, limits)?;
+        if header.tokens > limits.max_tokens {
+            return Err(Error::limit(format!("{} tokens", header.tokens)));
+        }
+        let tokens =
+            usize::try_from(header.tokens).map_err(|_| Error::limit(format!("{} tokens", header.tokens)))?;
+        if header.position.checked_add(header.tokens).is_none() {
+            return Err(Error::corrupt("positions beyond 64 bits"));
+        }
         let mut chunks: Vec<Chunk<'a>> = Vec::new();
-        let mut next = 0;
+        // How many tokens are left to decode, only the chunks know.
+        let (mut next, mut rows, mut per_row) = (0, 0u64, 0u64);
         while next < tokens {
             let place = || format!("chunk {}", chunks.len());
             let chunk = Chunk::parse(reader.rest(), limits).at(place)?;
@@ -118,6 +127,16 @@ impl<'a> Container<'a> {
                 return Err(Error::corrupt("it does not belong here").at(place()));
             }
             next = range.end;
+            rows += chunk.rows() as u64;
+            check_tokens(rows, &header.geometry, limits)?;
+            if let Some(bitmaps) = chunk.bitmaps() {
+                // A number for each row of each head.
+                per_row = size_of::<u32>() as u64 * bitmaps.count();
+            }
+            let sets = rows.saturating_mul(per_row);
+            if sets > limits.max_output {
+                return Err(Error::limit(format!("{sets} bytes of positions")));
+            }
             reader.take(chunk.len())?;
             chunks.push(chunk);
         }
@@ -132,5 +151,28 @@ impl<'a> Container<'a> {
             return Err(Error::corrupt(format!("{} bytes after the last chunk", reader.rest().len())));
         }
         Ok(Self { header, chunks, header_bytes })
+    }
+
+    /// Rows that it decodes to: its tokens, or those that every head has kept.
+    pub fn rows(&self) -> usize {
+        self.chunks.iter().map(Chunk::rows).sum()
+    }
+
+    /// Which tokens those are; `None` if nothing was dropped from any chunk.
+    ///
+    /// # Errors
+    /// If tokens cannot be numbered in 32 bits.
+    pub fn kept(&self) -> Result<Option<Kept>> {
+        let Some(heads) = self.chunks.iter().find_map(|chunk| Some(chunk.bitmaps()?.heads().to_vec())) else {
+            return Ok(None);
+        };
+        if self.header.tokens > u64::from(u32::MAX) {
+            return Err(Error::limit(format!("dropped tokens among {}", self.header.tokens)));
+        }
+        let mut kept = Kept::empty(heads, self.header.position);
+        for chunk in &self.chunks {
+            kept.extend(chunk.tokens().len(), chunk.bitmaps());
+        }
+        Ok(Some(kept))
     }
 }

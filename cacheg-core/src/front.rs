@@ -27,6 +27,8 @@ pub(crate) struct Front {
     row_multiple: usize,
     /// Whether tiles are done in pieces.
     pieces: bool,
+    /// Whether rows are consecutive tokens.
+    consecutive: bool,
 }
 
 /// Working memory for one plane of one tile.
@@ -43,7 +45,7 @@ pub(crate) struct FrontScratch {
 }
 
 impl Front {
-    pub(crate) fn new(geometry: &Geometry) -> Self {
+    pub(crate) fn new(geometry: &Geometry, consecutive: bool) -> Self {
         let planes = geometry.planes();
         Self {
             planes,
@@ -52,6 +54,7 @@ impl Front {
             quantizer: None,
             row_multiple: 1,
             pieces: false,
+            consecutive,
         }
     }
 
@@ -65,7 +68,8 @@ impl Front {
     }
 
     pub(crate) fn bind_cx<'a>(&'a self, data: Option<&'a StageData>, source: Source) -> BindCx<'a> {
-        BindCx::new(&self.planes, &self.parts, data, source)
+        let cx = BindCx::new(&self.planes, &self.parts, data, source);
+        if self.consecutive { cx } else { cx.behind_selection() }
     }
 
     /// Refuses a further transform behind one that makes parts.

@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::aligned::Aligned;
 use crate::dtype::{Runs, Store};
-use crate::{Dtype, ElementSpan, ElementWindow, Error, Geometry, Plane, Result};
+use crate::{Dtype, ElementSpan, ElementWindow, Error, Geometry, Importance, Kept, Plane, Result};
 
 /// Where a plane's elements are inside its bytes; the head's channels are always neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct KvView<'a> {
     first_position: u64,
     order: Order,
     bytes: Vec<&'a [u8]>,
+    importance: Option<&'a Importance>,
+    kept: Option<&'a Kept>,
 }
 
 impl<'a> KvView<'a> {
@@ -97,7 +99,50 @@ impl<'a> KvView<'a> {
         if first_position.checked_add(tokens as u64).is_none() {
             return Err(Error::data("positions beyond 64 bits"));
         }
-        Ok(Self { geometry, planes, tokens, first_position, order, bytes })
+        Ok(Self { geometry, planes, tokens, first_position, order, bytes, importance: None, kept: None })
+    }
+
+    /// The same, with what is known of how much attention its tokens got, if anything is.
+    ///
+    /// # Errors
+    /// If that is of another number of tokens, layers or heads.
+    pub fn with_importance(self, importance: impl Into<Option<&'a Importance>>) -> Result<Self> {
+        let importance = importance.into();
+        importance.map_or(Ok(()), |importance| importance.check(&self.geometry, self.tokens))?;
+        Ok(Self { importance, ..self })
+    }
+
+    /// The same, marked as what is left of a context, if it is: row `i` of a head is its `i`-th kept token.
+    ///
+    /// # Errors
+    /// If the number of rows, the heads or the first position differ.
+    pub fn with_kept(self, kept: impl Into<Option<&'a Kept>>) -> Result<Self> {
+        let kept = kept.into();
+        kept.map_or(Ok(()), |kept| kept.check(&self.geometry, self.tokens, self.first_position))?;
+        Ok(Self { kept, ..self })
+    }
+
+    /// How much attention the tokens got, if that is known.
+    pub fn importance(&self) -> Option<&'a Importance> {
+        self.importance
+    }
+
+    /// Which tokens are left, if some may have been dropped.
+    pub fn kept(&self) -> Option<&'a Kept> {
+        self.kept
+    }
+
+    /// Refuses rows that are not consecutive tokens.
+    pub(crate) fn check_consecutive(&self) -> Result<()> {
+        let Some(kept) = self.kept.filter(|kept| kept.context_tokens() != kept.tokens() as u64) else {
+            return Ok(());
+        };
+        Err(Error::data(format!(
+            "tokens were dropped from this KV cache ({} of {} are left in each head), and where they were would be lost; \
+             take the whole one",
+            kept.tokens(),
+            kept.context_tokens()
+        )))
     }
 
     /// The model's geometry.
@@ -143,6 +188,9 @@ impl<'a> KvView<'a> {
         let p = &self.planes[plane];
         let channels = p.channels();
         assert!(first + rows <= self.tokens && out.len() == rows * channels, "load: outside the plane");
+        if rows == 0 {
+            return true;
+        }
         let runs = self.order.runs(p, self.tokens, first, rows);
         runs.fold(true, |finite, (at, bytes, runs)| {
             p.shape.dtype.widen_runs(&self.bytes[plane][bytes], &mut out[at..], runs) && finite
@@ -151,6 +199,43 @@ impl<'a> KvView<'a> {
 }
 
 impl KvView<'_> {
+    /// Copies some tokens of each head of a plane, counted from `first`, to `out`, `[heads, tokens, head_dim]`.
+    ///
+    /// # Panics
+    /// If the tokens or the length of `out` are not the plane's.
+    pub(crate) fn gather(&self, plane: usize, first: usize, sets: &[Vec<u32>], out: &mut [u8]) {
+        let (p, bytes) = (&self.planes[plane], self.bytes[plane]);
+        let (size, len) = (p.shape.dtype.size(), p.shape.head_dim as usize * p.shape.dtype.size());
+        let rows =
+            sets.iter().enumerate().flat_map(|(head, set)| set.iter().map(move |token| (head, *token)));
+        for ((head, token), out) in rows.zip(out.chunks_exact_mut(len)) {
+            let at = self.order.offset(p, self.tokens, head, first + token as usize) * size;
+            out.copy_from_slice(&bytes[at..at + len]);
+        }
+    }
+
+    /// A chunk's kept rows of one plane, gathered in `bytes`; the other planes have none.
+    pub(crate) fn of_one_plane<'b>(
+        &self,
+        plane: usize,
+        first: usize,
+        rows: usize,
+        bytes: &'b [u8],
+    ) -> KvView<'b> {
+        let mut all: Vec<&[u8]> = vec![&[]; self.planes.len()];
+        all[plane] = bytes;
+        KvView {
+            geometry: self.geometry.clone(),
+            planes: self.planes.clone(),
+            tokens: rows,
+            first_position: self.first_position + first as u64,
+            order: Order::HeadMajor,
+            bytes: all,
+            importance: None,
+            kept: None,
+        }
+    }
+
     /// Calls `read` with spans of some channels of a plane's rows from `first`; its elements have 16 bits. Whoever reads
     /// begins with the last channels and goes on with another plane, if there is one.
     pub(crate) fn spans(
@@ -236,6 +321,9 @@ impl PlaneViewMut<'_> {
     pub(crate) fn store_by(&mut self, store: Store, first: usize, rows: usize, values: &[f32]) {
         let channels = self.plane.channels();
         assert!(first + rows <= self.tokens && values.len() == rows * channels, "store: outside the plane");
+        if rows == 0 {
+            return;
+        }
         for (at, bytes, runs) in self.order.runs(&self.plane, self.tokens, first, rows) {
             self.plane.shape.dtype.narrow_runs(&values[at..], &mut self.bytes[bytes], runs, store);
         }
@@ -383,7 +471,14 @@ impl KvCache {
             first_position: self.first_position,
             order: Order::HeadMajor,
             bytes: self.planes.iter().map(|plane| &**plane).collect(),
+            importance: None,
+            kept: None,
         }
+    }
+
+    /// The bytes of all planes.
+    pub(crate) fn planes_bytes_mut(&mut self) -> &mut [Aligned<u8>] {
+        &mut self.planes
     }
 
     /// Borrows it for writing.

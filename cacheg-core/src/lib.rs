@@ -1,5 +1,5 @@
 //! The core of cacheg: what a KV cache is ([`Geometry`], [`KvView`]), what the stages of a codec are
-//! ([`Transform`], [`Quantizer`], [`Coder`]), how they are found ([`Registry`]) and written down ([`spec`]),
+//! ([`Select`], [`Transform`], [`Quantizer`], [`Coder`]), how they are found ([`Registry`]) and written down ([`spec`]),
 //! and how a pipeline of them turns a KV cache into a container and back.
 //!
 //! The crate knows no codec. The codecs are in `cacheg-quant` and `cacheg-entropy`; the facade `cacheg` names
@@ -14,9 +14,12 @@ mod data;
 mod dtype;
 mod elements;
 mod error;
+mod exact;
 mod front;
 mod geometry;
+mod importance;
 mod json;
+mod kept;
 mod kv;
 mod kv_file;
 mod limits;
@@ -26,8 +29,10 @@ mod profile;
 mod registry;
 #[cfg(feature = "testkit")]
 pub mod reseal;
+mod select;
 pub mod spec;
 mod stage;
+mod statistics;
 mod tensor_file;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -35,13 +40,16 @@ mod tile;
 mod wire;
 
 pub use backend::{Backend, Cpu, Decoder, KvOut};
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, calibrate_with};
 pub use chunk::{Chunk, ChunkBytes, EncodedChunk, Encoder, Progress};
 pub use container::{Container, ContainerHeader};
 pub use data::StageData;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use exact::ExactTokens;
 pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling, Shape};
+pub use importance::Importance;
+pub use kept::Kept;
 pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
 pub use kv_file::{ExtraTensor, KvFile, kv_metadata, write_kv, write_kv_with};
 pub use limits::Limits;
@@ -49,7 +57,9 @@ pub use pipeline::Pipeline;
 pub use plan::Plan;
 pub use profile::Profile;
 pub use registry::{Build, Linked, Plugin, Registry};
+pub use select::{BoundSelect, Select, SelectCx};
 pub use stage::*;
+pub use statistics::{Counts, ImportanceSums, Origin, Statistics, Sums};
 #[cfg(feature = "testkit")]
 #[doc(hidden)]
 pub use tile::tile_work;

@@ -4,15 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::spec::{self, StageSpec};
-use crate::{Build, Coder, Error, Quantizer, Registry, Result, Transform};
+use crate::{Build, Coder, Error, ExactTokens, Quantizer, Registry, Result, Select, Transform};
 
-/// Transforms, a quantizer and a coder with their settings.
+/// Perhaps a selection, transforms, a quantizer and a coder with their settings.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
+    select: Option<Arc<dyn Select>>,
     transforms: Vec<Arc<dyn Transform>>,
     quantizer: Arc<dyn Quantizer>,
     coder: Arc<dyn Coder>,
     specs: Vec<StageSpec>,
+    /// The stage that wants exact tokens, and which.
+    exact: Option<(usize, ExactTokens)>,
 }
 
 impl Pipeline {
@@ -35,8 +38,9 @@ impl Pipeline {
                 stages.len()
             )));
         }
+        let mut select = None;
         let mut transforms: Vec<Arc<dyn Transform>> = Vec::new();
-        let (mut quantizer, mut coder) = (None, None);
+        let (mut quantizer, mut coder, mut exact) = (None, None, None);
         let mut specs = Vec::with_capacity(stages.len());
         for stage in stages {
             let plugin = registry.get(&stage.name)?;
@@ -48,13 +52,38 @@ impl Pipeline {
             }
             let order = || Error::setting(format!("{} `{}`: {ORDER}", plugin.build.kind(), plugin.name));
             let mut config = match plugin.build {
+                Build::Select(build) => {
+                    if !specs.is_empty() {
+                        return Err(order());
+                    }
+                    let built = build(&stage.config)?;
+                    let config = built.config();
+                    select = Some(built);
+                    config
+                }
                 Build::Transform(build) => {
                     if quantizer.is_some() {
                         return Err(order());
                     }
                     let transform = build(&stage.config)?;
+                    let config = transform.config();
+                    let tokens = transform.exact_tokens();
+                    if tokens != ExactTokens::default() {
+                        if select.is_some() {
+                            return Err(Error::setting(format!(
+                                "`{}` cannot follow a stage that drops tokens: heads differ in what is first",
+                                plugin.name
+                            )));
+                        }
+                        if exact.replace((specs.len(), tokens)).is_some() {
+                            return Err(Error::setting(format!(
+                                "`{}`: another stage keeps tokens exactly already",
+                                plugin.name
+                            )));
+                        }
+                    }
                     transforms.push(transform);
-                    transforms[transforms.len() - 1].config()
+                    config
                 }
                 Build::Quantizer(build) => {
                     let built = build(&stage.config)?;
@@ -78,7 +107,7 @@ impl Pipeline {
             specs.push(StageSpec { name: stage.name.clone(), version: Some(plugin.version), config });
         }
         match (quantizer, coder) {
-            (Some(quantizer), Some(coder)) => Ok(Self { transforms, quantizer, coder, specs }),
+            (Some(quantizer), Some(coder)) => Ok(Self { select, transforms, quantizer, coder, specs, exact }),
             (None, _) => Err(Error::setting(format!("no quantizer: {ORDER}"))),
             (_, None) => Err(Error::setting(format!("no coder: {ORDER}"))),
         }
@@ -87,6 +116,20 @@ impl Pipeline {
     /// The stages with all settings and their format versions: what containers store.
     pub fn specs(&self) -> &[StageSpec] {
         &self.specs
+    }
+
+    /// Whether it drops tokens; its first stage then chooses which, and has no part in binding or decoding.
+    pub fn selects(&self) -> bool {
+        self.select.is_some()
+    }
+
+    pub(crate) fn select(&self) -> Option<&dyn Select> {
+        self.select.as_deref()
+    }
+
+    /// Number of the stage that wants exact tokens, and which.
+    pub(crate) fn exact(&self) -> Option<(usize, ExactTokens)> {
+        self.exact
     }
 
     pub(crate) fn transforms(&self) -> &[Arc<dyn Transform>] {
@@ -105,7 +148,7 @@ impl Pipeline {
 /// Each one is a pass over every tile, and the list may come from a file.
 const MAX_STAGES: usize = 18;
 
-const ORDER: &str = "a pipeline is any number of transforms, one quantizer, one coder, in this order";
+const ORDER: &str = "a pipeline is at most one select stage, any number of transforms, one quantizer, one coder, in this order";
 
 /// The spec string, all settings written out.
 impl fmt::Display for Pipeline {

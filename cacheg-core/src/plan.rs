@@ -7,7 +7,8 @@ use crate::front::Front;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Scratch};
 use crate::{
-    BindCx, BoundCoder, Error, Geometry, Pipeline, Plane, Profile, Result, ResultExt, Source, StageData,
+    BindCx, BoundCoder, Error, ExactTokens, Geometry, Pipeline, Plane, Profile, Result, ResultExt, Source,
+    StageData,
 };
 
 /// Tokens of a chunk that is worth tables of its own: sixteen times the symbols of a table.
@@ -21,6 +22,8 @@ pub struct Plan {
     pub(crate) specs: Vec<StageSpec>,
     /// What the chunk has to carry for each stage; empty when a profile has it.
     pub(crate) carried: Vec<Vec<u8>>,
+    /// The stage that carries exact tokens, and which those are.
+    pub(crate) exact: Option<(usize, ExactTokens)>,
     /// Hash of the profile that the stages' data came from.
     pub(crate) profile: Option<String>,
     /// Tables for coders that give elements; made when first asked for, as encoders need none.
@@ -93,8 +96,9 @@ impl Plan {
         supply: &mut Supply<'_>,
     ) -> Result<Self> {
         geometry.validate(&crate::Limits::default())?;
-        let mut front = Front::new(geometry);
-        let mut number = 0;
+        let mut front = Front::new(geometry, !pipeline.selects());
+        // A selection is not bound here: it is for the encoder alone.
+        let mut number = usize::from(pipeline.selects());
         let mut data_of = |wanted: &Wanted<'_>, front: &Front| -> Result<Option<StageData>> {
             let cx = front.bind_cx(None, source);
             let needed = wanted.calibrator(&cx).is_some();
@@ -125,6 +129,7 @@ impl Plan {
             coder,
             specs: pipeline.specs().to_vec(),
             carried: Vec::new(),
+            exact: pipeline.exact(),
             profile: None,
             elements: OnceLock::new(),
             bounds: OnceLock::new(),

@@ -25,6 +25,7 @@ pub struct Profile {
     sections: Vec<Section>,
     tokens: u64,
     contexts: u64,
+    statistics: Option<String>,
     bytes: Vec<u8>,
     hash: String,
 }
@@ -52,6 +53,7 @@ impl Profile {
         sections: Vec<(Vec<StageSpec>, StageData)>,
         contexts: u64,
         tokens: u64,
+        statistics: Option<&str>,
     ) -> Result<Self> {
         let sections: Vec<Section> =
             sections.into_iter().map(|(stages, data)| Section { stages, data }).collect();
@@ -62,13 +64,14 @@ impl Profile {
             .enumerate()
             .map(|(index, section)| SectionHeader { id: format!("s{index}"), stages: section.stages.clone() })
             .collect();
-        let metadata = HashMap::from([
+        let mut metadata = HashMap::from([
             ("cacheg_profile".to_owned(), VERSION.to_owned()),
             ("geometry".to_owned(), text(json::canonical(&geometry)?)),
             ("sections".to_owned(), text(json::canonical(&headers)?)),
             ("contexts".to_owned(), contexts.to_string()),
             ("tokens".to_owned(), tokens.to_string()),
         ]);
+        metadata.extend(statistics.map(|hash| ("statistics".to_owned(), hash.to_owned())));
         let mut views = Vec::new();
         for (header, section) in headers.iter().zip(&sections) {
             views.extend(
@@ -80,7 +83,8 @@ impl Profile {
         // The crate writes metadata in the order of a hash map; the name of a profile must not depend on it.
         let bytes = canonical_header(bytes)?;
         let hash = hash(&bytes);
-        Ok(Self { geometry, sections, tokens, contexts, bytes, hash })
+        let statistics = statistics.map(str::to_owned);
+        Ok(Self { geometry, sections, tokens, contexts, statistics, bytes, hash })
     }
 
     /// Reads a profile.
@@ -105,6 +109,10 @@ impl Profile {
             serde_json::from_str(field("sections")?).map_err(|e| bad(format!("sections: {e}")))?;
         let number = |key: &str| field(key)?.parse::<u64>().map_err(|e| bad(format!("{key}: {e}")));
         let (contexts, tokens) = (number("contexts")?, number("tokens")?);
+        let statistics = metadata.get("statistics").cloned();
+        if statistics.as_ref().is_some_and(|hash| !is_hash(hash)) {
+            return Err(bad("`statistics` is no SHA-256".into()));
+        }
         let mut sections: Vec<Section> =
             headers.iter().map(|h| Section { stages: h.stages.clone(), data: StageData::new() }).collect();
         for (name, tensor) in &header.tensors {
@@ -116,7 +124,7 @@ impl Profile {
             sections[index].data.insert(rest, tensor, &bytes)?;
         }
         let hash = hash(&bytes);
-        Ok(Self { geometry, sections, tokens, contexts, bytes, hash })
+        Ok(Self { geometry, sections, tokens, contexts, statistics, bytes, hash })
     }
 
     /// The file.
@@ -142,6 +150,11 @@ impl Profile {
     /// How many tokens it was calibrated on.
     pub fn tokens(&self) -> u64 {
         self.tokens
+    }
+
+    /// SHA-256 of the file of statistics that it was made with, if any were.
+    pub fn statistics(&self) -> Option<&str> {
+        self.statistics.as_deref()
     }
 
     /// The runs of stages it has data for.
@@ -186,6 +199,10 @@ impl Profile {
 /// Enough of a hash to tell profiles apart in a message.
 pub(crate) fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn hash(bytes: &[u8]) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::{Coder, Error, Quantizer, Result, Transform};
+use crate::{Coder, Error, Quantizer, Result, Select, Transform};
 
 /// A stage that can be built by name. `const`-constructible; submit it with [`register_stage!`](crate::register_stage).
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,8 @@ pub struct Plugin {
 /// How to build a stage of one kind from its JSON settings.
 #[derive(Debug, Clone, Copy)]
 pub enum Build {
+    /// A selection of tokens.
+    Select(fn(&Value) -> Result<Arc<dyn Select>>),
     /// A transform.
     Transform(fn(&Value) -> Result<Arc<dyn Transform>>),
     /// A quantizer.
@@ -37,9 +39,10 @@ pub enum Build {
 }
 
 impl Build {
-    /// `transform`, `quantizer` or `coder`.
+    /// `select`, `transform`, `quantizer` or `coder`.
     pub const fn kind(&self) -> &'static str {
         match self {
+            Self::Select(_) => "select",
             Self::Transform(_) => "transform",
             Self::Quantizer(_) => "quantizer",
             Self::Coder(_) => "coder",

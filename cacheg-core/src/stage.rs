@@ -3,7 +3,8 @@
 //! A stage exists three times: as a [`Plugin`](crate::Plugin) (static: name, version, build function), as an
 //! unbound stage (its settings, checked: [`Transform`], [`Quantizer`], [`Coder`]) and bound to a model
 //! ([`BoundTransform`], [`BoundQuantizer`], [`BoundCoder`]: every size is known, every table is built).
-//! Bound stages are called once per plane and part of a tile, from several threads, on buffers of the caller.
+//! Bound stages are called once per plane and part of a tile, from several threads, on buffers of the caller. A fourth
+//! kind, [`Select`](crate::Select), goes before them and sees no values.
 //!
 //! Data flows as matrices `[rows, cols]`: rows are tokens (or anchors of groups of tokens), columns channels.
 //!
@@ -25,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Kind, Plane, Result, StageData};
+use crate::{Error, ExactTokens, Kind, Plane, Result, StageData, Statistics};
 
 /// What all stages have.
 pub trait Stage: Debug + Send + Sync {
@@ -97,6 +98,12 @@ pub struct BindCx<'a> {
     pub data: Option<&'a StageData>,
     /// Where `data` comes from, or will go.
     pub source: Source,
+    /// Whether a tile's rows are consecutive tokens, so that [`TileCx::position`] says where each of them is. They are
+    /// not behind a [`Select`](crate::Select); a stage that needs positions must then refuse to bind.
+    pub consecutive: bool,
+    /// What is known of the model beside KV caches: for calibrators only, and only if the user has given some.
+    /// Binding never sees them, as decoders do not have them.
+    pub statistics: Option<&'a Statistics>,
 }
 
 impl<'a> BindCx<'a> {
@@ -107,7 +114,19 @@ impl<'a> BindCx<'a> {
         data: Option<&'a StageData>,
         source: Source,
     ) -> Self {
-        Self { planes, parts, data, source }
+        Self { planes, parts, data, source, consecutive: true, statistics: None }
+    }
+
+    /// The same behind a stage that drops tokens.
+    #[must_use]
+    pub fn behind_selection(self) -> Self {
+        Self { consecutive: false, ..self }
+    }
+
+    /// The same with statistics, for calibrators.
+    #[must_use]
+    pub fn with_statistics(self, statistics: Option<&'a Statistics>) -> Self {
+        Self { statistics, ..self }
     }
 
     /// The data that this stage cannot do without.
@@ -125,11 +144,12 @@ impl<'a> BindCx<'a> {
 pub struct TileCx<'a> {
     /// The plane.
     pub plane: &'a Plane,
-    /// First token of the tile, counted from the chunk's first.
+    /// First token of the tile, counted from the chunk's first (of those that were kept).
     pub first: usize,
     /// Tokens of the tile.
     pub rows: usize,
-    /// Position of the tile's first token in the model's sequence.
+    /// Position of the tile's first token in the model's sequence; means nothing if rows are not
+    /// [`consecutive`](BindCx::consecutive).
     pub position: u64,
 }
 
@@ -173,6 +193,11 @@ pub trait Transform: Stage {
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
         let _ = cx;
         None
+    }
+
+    /// Tokens that are stored bit for bit beside the tiles: no stage sees them. One stage of a pipeline may ask.
+    fn exact_tokens(&self) -> ExactTokens {
+        ExactTokens::default()
     }
 }
 

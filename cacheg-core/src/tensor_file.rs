@@ -85,6 +85,25 @@ fn check_cover(tensors: &BTreeMap<String, Tensor>, start: usize, end: usize) -> 
     Ok(())
 }
 
+/// Length and header of a file of f64 tensors that lie one after the other: name, shape, values.
+pub(crate) fn header_f64(
+    metadata: &BTreeMap<String, String>,
+    tensors: &[(String, &[usize], &[f64])],
+) -> Result<Vec<u8>> {
+    let mut entries = serde_json::Map::from_iter([("__metadata__".to_owned(), serde_json::json!(metadata))]);
+    let mut start = 0;
+    for (name, shape, values) in tensors {
+        let end = start + size_of_val(*values);
+        let entry = serde_json::json!({ "dtype": "F64", "shape": shape, "data_offsets": [start, end] });
+        entries.insert(name.clone(), entry);
+        start = end;
+    }
+    let mut json = crate::json::canonical(&entries)?;
+    // Spaces, so that the data begins on a multiple of 8 bytes.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
+}
+
 /// A name from a file, for messages: short, and without control characters.
 pub(crate) fn quoted(name: &str) -> String {
     const LONGEST: usize = 60;

@@ -3,7 +3,7 @@
 //! The engine trusts its stages: that they overwrite their outputs whole, read strided views, give equal bytes
 //! on every call, never panic on corrupt bytes and never allocate in their calls. None of this shows in a
 //! stage's own round-trip test. [`conformance!`](crate::conformance) generates one `#[test]` per property; each
-//! is also a public function of [`transform`], [`quantizer`] or [`coder`] that takes a [`Suite`].
+//! is also a public function of [`select`], [`transform`], [`quantizer`] or [`coder`] that takes a [`Suite`].
 //!
 //! ```
 //! # use cacheg_core::{Build, Error, Plugin};
@@ -36,6 +36,7 @@ mod grid;
 mod models;
 pub mod quantizer;
 mod random;
+pub mod select;
 mod settings;
 mod suite;
 pub mod transform;
@@ -49,7 +50,7 @@ pub use values::kv_like;
 
 /// Generates the tests of one plug-in; see [`testkit`](crate::testkit). Use it once per module.
 ///
-/// `conformance! { KIND: PLUGIN, specs: [SPEC, …], OPTION: VALUE, … }`, where `KIND` is `transform`,
+/// `conformance! { KIND: PLUGIN, specs: [SPEC, …], OPTION: VALUE, … }`, where `KIND` is `select`, `transform`,
 /// `quantizer` or `coder`, `PLUGIN` a [`Plugin`](crate::Plugin) (`*registry.get("name").unwrap()` will do) and
 /// every `SPEC` one stage, as a spec string or as JSON. Options, in any order:
 ///
@@ -64,6 +65,8 @@ pub use values::kv_like;
 /// | `allocations` | `true` | proves that calls do not allocate; needs [`CountingAllocator`](crate::testkit::CountingAllocator) |
 /// | `golden` | `"dir"` | compares with files under `dir` of the calling crate; see [`golden`](crate::testkit::golden) |
 /// | `golden_bound` | `f32` | transforms whose last bits may differ between machines: how much |
+///
+/// Of these, select stages have `refuses` only.
 #[macro_export]
 macro_rules! conformance {
     ($kind:ident: $plugin:expr, specs: [$($spec:expr),+ $(,)?] $(, $($options:tt)*)?) => {
@@ -106,6 +109,9 @@ macro_rules! __conformance {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_tests {
+    (select) => {
+        $crate::__conformance_tests! { select: settings, selects, deterministic, survives }
+    };
     (transform) => {
         $crate::__conformance_tests! { transform:
             settings, shapes, inverts, pieces, overwrites, strides, deterministic, survives, calibration

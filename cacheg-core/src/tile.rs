@@ -27,7 +27,7 @@ fn gcd(a: usize, b: usize) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Layout {
-    /// Tokens of the chunk.
+    /// Tokens of the chunk, less those that were dropped or are stored exactly.
     pub tokens: usize,
     /// Tokens of a tile (the last may have fewer).
     pub rows: usize,

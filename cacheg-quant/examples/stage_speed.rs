@@ -42,6 +42,8 @@ fn main() -> Result<()> {
         "uniform",
         "uniform(bits=4;zero=true)",
         "uniform(axis=channel;zero=true)",
+        "lloyd-max",
+        "lloyd-max(bits=8)",
         "bytes",
     ] {
         let stage = spec::parse(text)?.remove(0);

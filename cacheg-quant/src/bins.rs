@@ -26,6 +26,11 @@
 //! Data (only with `step`): tensor `sigma`, u16, bfloat16 bits, one per plane and part in their order; 0 for
 //! anchors. A part that does not vary, but is not zero, has its magnitude for σ.
 //!
+//! With `unit=sensitivity`, `sigma` comes from the statistics of a model (`FORMAT.md`, section 8; `cacheg profile
+//! --statistics`) instead: it is proportional to `1 / √s`, so that equal `step`s do equal damage, `s` being the plane's
+//! mean sensitivity (attention sinks counted in, unless parts are anchors: the first token is one). It is scaled so that
+//! the geometric mean over channels is that of the standard deviations: a `step` needs about as many bits as with σ.
+//!
 //! ```
 //! let stages = cacheg_core::spec::parse("bins(k=32,16,16;k-at=10,20;v=32,16;v-at=2;scale=f16)")?;
 //! let cacheg_core::Build::Quantizer(build) = cacheg_quant::bins::PLUGIN.build else { unreachable!() };
@@ -38,6 +43,7 @@
 mod absmax;
 mod sigma;
 mod step;
+mod unit;
 
 use std::sync::Arc;
 
@@ -55,6 +61,7 @@ use crate::settings::refuse;
 use absmax::Absmax;
 use sigma::SigmaCalibrator;
 use step::Step;
+pub use unit::Unit;
 
 /// The stage's registration.
 pub const PLUGIN: Plugin = Plugin {
@@ -62,7 +69,7 @@ pub const PLUGIN: Plugin = Plugin {
     version: 1,
     origin: "cacheg-quant",
     summary: "CacheGen's quantizer: bins per token's absmax by layer group, or (step=0.5,1,1.5) steps of sigma; \
-              k-at=, v-at= place the groups",
+              k-at=, v-at= place the groups; unit=sensitivity takes steps from a model's statistics",
     usage: "bins(k=32,16,16;v=32,16;anchor=256;scale=bf16;level=1;reach=127)",
     build: Build::Quantizer(build),
 };
@@ -88,6 +95,9 @@ pub struct Settings {
     /// Steps in units of σ by run of layers, for all parts but anchors; absmax bins if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<List<f64>>,
+    /// What steps are in units of; the data tell a decoder.
+    #[serde(skip_serializing_if = "Unit::is_sigma")]
+    pub unit: Unit,
     /// Multiplies all steps.
     pub level: f64,
     /// Largest `|q|` that has a symbol of its own, 1 to 127.
@@ -104,6 +114,7 @@ impl Default for Settings {
             anchor: 256,
             scale: ScaleFormat::Bf16,
             step: None,
+            unit: Unit::Sigma,
             level: 1.0,
             reach: 127,
         }
@@ -136,6 +147,9 @@ impl Settings {
         }
         if self.step.is_none() && self.level != 1.0 {
             return Err(refuse(name, "level", "multiplies `step`, which is not set"));
+        }
+        if self.step.is_none() && !self.unit.is_sigma() {
+            return Err(refuse(name, "unit", "is of `step`, which is not set"));
         }
         if !(1..=127).contains(&self.reach) {
             return Err(refuse(name, "reach", "must be 1 to 127"));
@@ -214,7 +228,7 @@ impl Quantizer for Bins {
     }
 
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
-        self.0.step.as_ref().map(|_| Box::new(SigmaCalibrator::new(cx)) as Box<dyn Calibrator>)
+        self.0.step.as_ref().map(|_| Box::new(SigmaCalibrator::new(cx, self.0.unit)) as Box<dyn Calibrator>)
     }
 }
 

@@ -37,7 +37,7 @@ fn build(value: &Value) -> Result<Arc<dyn Transform>> {
 }
 
 #[derive(Debug)]
-struct Identity;
+pub(crate) struct Identity;
 
 impl Stage for Identity {
     fn name(&self) -> &'static str {

@@ -1,13 +1,18 @@
-//! The lossy half of cacheg's codecs: transforms and quantizers for KV caches.
+//! The lossy half of cacheg's codecs: what drops tokens, transforms and quantizers for KV caches.
 //!
 //! One module per stage, named like the stage; each holds a `PLUGIN` for a
 //! [`Registry`](cacheg_core::Registry), and [`PLUGINS`] lists them all. `FORMAT.md`
 //! specifies their bytes.
 //!
+//! | select stage | what it is for |
+//! |---|---|
+//! | [`h2o`] | drops the tokens that got least attention |
+//!
 //! | transform | what it is for |
 //! |---|---|
 //! | [`identity`] | nothing: the public CacheGen code, and lossless pipelines |
 //! | [`anchor_delta`] | CacheGen's groups of tokens: an anchor and differences from it |
+//! | [`sinks`] | stores the first tokens of a context exactly, since all others attend to them |
 //! | [`mean`] | removes each channel's offset |
 //! | [`unrope`] | undoes the rotation of keys by position, so that channels keep their meaning |
 //! | [`hadamard`] | spreads outliers over a head's channels |
@@ -16,6 +21,7 @@
 //! |---|---|
 //! | [`bins`] | CacheGen's: bins per token's largest value, or steps in units of σ; needs an entropy coder |
 //! | [`uniform`] | 1 to 8 bits with a scale per group, by token or by channel: q8, q4, KIVI |
+//! | [`lloyd_max`] | the best codebook for normal values and a scale per head: TurboQuant, after `hadamard` |
 //! | [`bytes`] | the elements' own bytes, nothing lost |
 //!
 //! Which to choose: for `lossless`, `identity | bytes`. For a fixed, small cost and no calibration, `uniform`,
@@ -28,9 +34,12 @@
 pub mod anchor_delta;
 pub mod bins;
 pub mod bytes;
+pub mod h2o;
 pub mod hadamard;
 pub mod identity;
+pub mod lloyd_max;
 pub mod mean;
+pub mod sinks;
 pub mod uniform;
 pub mod unrope;
 
@@ -52,9 +61,12 @@ pub const PLUGINS: &[Plugin] = &[
     anchor_delta::PLUGIN,
     bins::PLUGIN,
     bytes::PLUGIN,
+    h2o::PLUGIN,
     hadamard::PLUGIN,
     identity::PLUGIN,
+    lloyd_max::PLUGIN,
     mean::PLUGIN,
+    sinks::PLUGIN,
     uniform::PLUGIN,
     unrope::PLUGIN,
 ];
@@ -81,6 +93,7 @@ mod tests {
     fn stage_of(plugin: &Plugin, config: &Value) -> Result<(&'static str, Value)> {
         let of = |stage: &dyn Stage| (stage.name(), stage.config());
         match plugin.build {
+            Build::Select(build) => build(config).map(|stage| of(&*stage)),
             Build::Transform(build) => build(config).map(|stage| of(&*stage)),
             Build::Quantizer(build) => build(config).map(|stage| of(&*stage)),
             Build::Coder(_) => panic!("no coder is in this crate"),

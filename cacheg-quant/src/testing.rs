@@ -13,10 +13,14 @@ pub(crate) fn planes(layers: u32, heads: u32, head_dim: u32) -> Vec<Plane> {
     planes_of(layers, heads, head_dim, Dtype::F16)
 }
 
-pub(crate) fn planes_of(layers: u32, heads: u32, head_dim: u32, dtype: Dtype) -> Vec<Plane> {
+pub(crate) fn geometry_of(layers: u32, heads: u32, head_dim: u32, dtype: Dtype) -> Geometry {
     let shape = Some(Shape { heads, head_dim, dtype });
     let group = LayerGroup { repeat: layers, key: shape, value: shape, latent: None, rope: None };
-    let planes = Geometry::new([group]).unwrap().planes();
+    Geometry::new([group]).unwrap()
+}
+
+pub(crate) fn planes_of(layers: u32, heads: u32, head_dim: u32, dtype: Dtype) -> Vec<Plane> {
+    let planes = geometry_of(layers, heads, head_dim, dtype).planes();
     assert_eq!(planes[0].kind, Kind::Key);
     planes
 }

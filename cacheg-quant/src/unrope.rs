@@ -4,6 +4,8 @@
 //! token's position, which makes every channel of cached keys oscillate. Quantising keys before RoPE is the
 //! idea of KVQuant (arXiv 2401.18079, section 3.2). Planes with a [`Rope`] are rotated back, others pass through.
 //!
+//! Not behind a stage that drops tokens: rows then are not at consecutive positions.
+//!
 //! One part, no settings, no data. For pair `i` with frequency `f`, at position `p`, `a` and `b` its channels:
 //! `a' = a·cos(p·f) + b·sin(p·f)`, `b' = b·cos(p·f) − a·sin(p·f)`; the inverse takes the opposite sine. Channel
 //! `start + i` pairs with `start + i + dims/2` ([`Pairing::Half`]), or `start + 2i` with `start + 2i + 1`
@@ -63,6 +65,12 @@ impl Stage for Unrope {
 
 impl Transform for Unrope {
     fn bind(&self, cx: &BindCx<'_>) -> Result<Box<dyn BoundTransform>> {
+        if !cx.consecutive {
+            return Err(Error::setting(
+                "rotations are undone by position, and behind a stage that drops tokens every head's rows have positions \
+                 of their own; leave it out",
+            ));
+        }
         // Most models have one rotation for all layers.
         let mut rotations: Vec<(Rope, Arc<Rotation>)> = Vec::new();
         let mut by_plane = Vec::with_capacity(cx.planes.len());
@@ -261,13 +269,25 @@ impl BoundTransform for Bound {
 mod tests {
     use super::*;
     use crate::testing::*;
-    use cacheg_core::{Plane, RopeScaling};
+    use cacheg_core::{ErrorKind, Plane, RopeScaling, Source};
     use ndarray::Array2;
 
     fn rope_planes(heads: u32, head_dim: u32, rope: Rope) -> Vec<Plane> {
         let mut planes = planes(2, heads, head_dim);
         planes.iter_mut().step_by(2).for_each(|plane| plane.rope = Some(rope));
         planes
+    }
+
+    #[test]
+    fn dropped_tokens_are_refused() {
+        let planes = planes(1, 1, 4);
+        let cx = BindCx::new(&planes, &[], None, Source::Chunk);
+        assert!(Unrope.bind(&cx).is_ok());
+        let error = Unrope.bind(&cx.behind_selection()).err().unwrap();
+        assert!(
+            error.kind() == ErrorKind::InvalidSetting && error.to_string().contains("drops tokens"),
+            "{error}"
+        );
     }
 
     /// What models do, in f64.
@@ -349,7 +369,7 @@ mod tests {
         let tiny = Some(RopeScaling::Linear { factor: 1e-300 });
         for bad in [Rope { dims: 6, ..good }, Rope { start: 1, ..good }, Rope { scaling: tiny, ..good }] {
             let planes = rope_planes(1, 4, bad);
-            let cx = BindCx::new(&planes, &[], None, cacheg_core::Source::Chunk);
+            let cx = BindCx::new(&planes, &[], None, Source::Chunk);
             assert!(Unrope.bind(&cx).is_err(), "{bad:?}");
         }
     }

@@ -26,6 +26,15 @@ mod anchor_delta {
     }
 }
 
+mod sinks {
+    super::conformance! {
+        transform: cacheg_quant::sinks::PLUGIN,
+        specs: ["sinks", "sinks(first=0;last=3)"],
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
 mod mean {
     super::conformance! {
         transform: cacheg_quant::mean::PLUGIN,
@@ -98,11 +107,30 @@ mod uniform {
     }
 }
 
+/// What stands out of a group is cut to its last entry, and there is no entry for 0. Passes drift: entries are means,
+/// so each leaves a little less energy.
+mod lloyd_max {
+    super::conformance! {
+        quantizer: cacheg_quant::lloyd_max::PLUGIN,
+        specs: ["lloyd-max", "lloyd-max(bits=8,3;group=5;scale=bf16)", "lloyd-max(bits=1)"],
+        error_bound: 1.0,
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
 mod bytes {
     super::conformance! {
         quantizer: cacheg_quant::bytes::PLUGIN,
         specs: ["bytes"],
         allocations: true,
         golden: "tests/golden",
+    }
+}
+
+mod h2o {
+    super::conformance! {
+        select: cacheg_quant::h2o::PLUGIN,
+        specs: ["h2o", "h2o(keep=0.1;recent=0)", "h2o(keep=1;recent=1)", "h2o(keep=0.001)"],
     }
 }

@@ -78,7 +78,7 @@ impl Sums {
 /// Compares two caches of the same shape, plane by plane.
 ///
 /// # Errors
-/// If tokens, layers, heads or widths differ. Element types and RoPE may.
+/// If tokens, layers, heads or widths differ, or if other tokens were dropped. Element types and RoPE may.
 pub fn planes(a: &KvView<'_>, b: &KvView<'_>) -> Result<Vec<Sums>> {
     let shape = |p: &Plane| (p.layer, p.kind, p.shape.heads, p.shape.head_dim);
     let same = a.planes().len() == b.planes().len()
@@ -86,8 +86,21 @@ pub fn planes(a: &KvView<'_>, b: &KvView<'_>) -> Result<Vec<Sums>> {
     if !same {
         return Err(Error::data("the KV caches have different layers, heads or widths"));
     }
-    if a.tokens() != b.tokens() {
-        return Err(Error::data(format!("the KV caches have {} and {} tokens", a.tokens(), b.tokens())));
+    // A cache with all of its tokens is the same with and without saying so.
+    let whole =
+        |view: &KvView<'_>| view.kept().is_none_or(|kept| kept.context_tokens() == view.tokens() as u64);
+    let same_tokens = a.kept() == b.kept() || (whole(a) && whole(b));
+    if a.tokens() != b.tokens() || !same_tokens {
+        let of = |view: &KvView<'_>| match view.kept() {
+            Some(kept) => format!("{} of {}", kept.tokens(), kept.context_tokens()),
+            None => view.tokens().to_string(),
+        };
+        let why = if same_tokens {
+            ""
+        } else {
+            ": where tokens were dropped, each head keeps its own, and rows are not the same tokens any more"
+        };
+        return Err(Error::data(format!("the KV caches have {} and {} tokens{why}", of(a), of(b))));
     }
     Ok(a.planes().par_iter().map(|plane| plane_sums(a, b, plane)).collect())
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use cacheg_core::{
-    Backend, Chunk, Container, ContainerHeader, Decoder, Encoder, Error, KvCache, KvOut, KvView, Limits,
-    Profile, Progress, Registry, Result, ResultExt,
+    Backend, Chunk, Container, ContainerHeader, Decoder, Encoder, Error, Kept, KvCache, KvOut, KvView,
+    Limits, Profile, Progress, Registry, Result, ResultExt,
 };
 
 /// Encodes a KV cache as a container, chunk by chunk; returns its length in bytes. Memory beyond the KV cache
-/// and one encoded chunk is some scratch per thread.
+/// and one encoded chunk is some scratch per thread, and one chunk of rows if tokens are dropped; which ones, depends on
+/// the view's [importance](KvView::importance).
 ///
 /// # Errors
 /// Values that the pipeline cannot code, and what `out` reports.
@@ -58,8 +59,20 @@ pub struct Decode<'a> {
 pub struct Decoded {
     /// The KV cache.
     pub cache: KvCache,
+    /// Which tokens its rows are, if some were dropped: each head has kept its own.
+    pub kept: Option<Kept>,
     /// Metadata of the file that was encoded.
     pub metadata: BTreeMap<String, String>,
+}
+
+impl Decoded {
+    /// The KV cache with what is known of dropped tokens.
+    ///
+    /// # Errors
+    /// Never, unless parts of other KV caches were put together here.
+    pub fn view(&self) -> Result<KvView<'_>> {
+        self.cache.view().with_kept(self.kept.as_ref())
+    }
 }
 
 impl Decode<'_> {
@@ -68,10 +81,14 @@ impl Decode<'_> {
     /// # Errors
     /// Corrupt bytes, sizes over the limits, a missing or wrong profile, stages that are not linked.
     pub fn run(&self, bytes: &[u8], limits: &Limits, progress: Progress<'_>) -> Result<Decoded> {
-        let Container { header, chunks, .. } = Container::parse(bytes, limits)?;
-        let mut cache = KvCache::try_zeros(&header.geometry, header.tokens as usize, header.position)?;
+        let container = Container::parse(bytes, limits)?;
+        let kept = container.kept()?;
+        let mut cache =
+            KvCache::try_zeros(&container.header.geometry, container.rows(), container.header.position)?;
+        let Container { header, chunks, .. } = container;
         let mut view = cache.view_mut();
         let mut bound: Option<(&Chunk<'_>, Box<dyn Decoder>)> = None;
+        let mut row = 0;
         for (index, chunk) in chunks.iter().enumerate() {
             let place = || format!("chunk {index} ({chunk})");
             // Chunks that carry their own tables are bound one by one; the others share a decoder.
@@ -83,10 +100,11 @@ impl Decode<'_> {
                     &mut slot.insert((chunk, self.backend.decoder(plan)?)).1
                 }
             };
-            decoder.decode(chunk, KvOut::Host(&mut view, chunk.tokens().start), progress).at(place)?;
+            decoder.decode(chunk, KvOut::Host(&mut view, row), progress).at(place)?;
+            row += chunk.rows();
         }
         drop(view);
-        Ok(Decoded { cache, metadata: header.metadata })
+        Ok(Decoded { cache, kept, metadata: header.metadata })
     }
 }
 

@@ -32,7 +32,7 @@ pub mod report;
 pub use cacheg_core as core;
 pub use cacheg_core::{
     Encoder, Error, ErrorKind, Geometry, KvCache, KvFile, KvView, Limits, Pipeline, Plugin, Profile,
-    Registry, Result, calibrate, register_stage, spec,
+    Registry, Result, Statistics, calibrate, calibrate_with, register_stage, spec,
 };
 
 pub use builtins::builtins;

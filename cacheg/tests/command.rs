@@ -68,6 +68,134 @@ fn profiles_and_free_pipelines() {
     fails(at, &["compare", kv, "y.safetensors", "--max-rmse", "0.0001"], 1, "root mean squared error");
 }
 
+/// The sample with attention sums, as `cacheg-bench prefill --statistics` would write them.
+fn sample_with_statistics(path: &Path) {
+    let file = cacheg::sample().unwrap();
+    let view = file.view();
+    let (heads, tokens) = (9, view.tokens());
+    let sums: Vec<f32> = (0..heads * tokens)
+        .map(|at| if at.is_multiple_of(7) { 20.0 } else { (at % 13) as f32 * 0.25 })
+        .collect();
+    let names: Vec<String> = (0..30)
+        .flat_map(|layer| ["sum", "recent"].map(|what| format!("layers.{layer}.attention_{what}")))
+        .collect();
+    let shape = [heads, tokens];
+    let extra: Vec<_> =
+        names.iter().map(|name| cacheg::core::ExtraTensor { name, shape: &shape, values: &sums }).collect();
+    let out = std::fs::File::create(path).unwrap();
+    cacheg::core::write_kv_with(out, &view, file.metadata(), &extra).unwrap();
+}
+
+#[test]
+fn tokens_are_dropped_and_it_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    sample_with_statistics(&at.join("kv.safetensors"));
+    let spec = "h2o(keep=0.25)|mean|bins(step=0.5;reach=15)|rans(tables=class)";
+    for profile in [false, true] {
+        let own = ["--profile", "m.cgprof"];
+        let own = if profile { &own[..] } else { &[] };
+        let with = |args: &[&'static str]| [args, own].concat();
+        if profile {
+            ok(
+                at,
+                &["profile", "kv.safetensors", "-o", "m.cgprof", "--pipeline", spec, "--chunk-tokens", "100"],
+            );
+        }
+        let encode = [
+            "encode",
+            "kv.safetensors",
+            "-o",
+            "x.cgkv",
+            "--pipeline",
+            spec,
+            "--force",
+            "--chunk-tokens",
+            "100",
+        ];
+        ok(at, &with(&encode));
+        let text = ok(at, &with(&["inspect", "x.cgkv"]));
+        assert!(text.contains("42 tokens, by chunk 25 of 100, 17 of 68"), "{text}");
+        assert!(text.contains("which tokens were kept"), "{text}");
+        let json: serde_json::Value =
+            serde_json::from_str(&ok(at, &with(&["inspect", "x.cgkv", "--json"]))).unwrap();
+        assert_eq!((json["tokens"].as_u64(), json["kept_tokens"].as_u64()), (Some(168), Some(42)));
+        let bytes = |row: &serde_json::Value| row["bytes"].as_u64().unwrap();
+        let (file, parts) = json["rows"].as_array().unwrap().split_last().unwrap();
+        assert_eq!(parts.iter().map(bytes).sum::<u64>(), bytes(file));
+        // A bit for each token of 90 heads in two chunks, and the lengths.
+        let sets = parts.iter().find(|row| row["name"] == "which tokens were kept").unwrap();
+        assert_eq!(bytes(sets), 90 * (13 + 9) + 8);
+        let text = ok(at, &with(&["decode", "x.cgkv", "-o", "y.safetensors", "--force"]));
+        assert!(text.contains("42") && text.contains("168"), "{text}");
+    }
+    let file = cacheg::KvFile::open(&at.join("y.safetensors"), &cacheg::Limits::default()).unwrap();
+    let kept = file.view().kept().unwrap().clone();
+    assert_eq!((file.tokens(), kept.context_tokens(), kept.next_position()), (42, 168, 168));
+    assert!(kept.positions(29, 2).last() == Some(167));
+    fails(
+        at,
+        &["compare", "kv.safetensors", "y.safetensors"],
+        1,
+        "168 and 42 of 168 tokens: where tokens were dropped",
+    );
+    ok(at, &["compare", "y.safetensors", "y.safetensors"]);
+    fails(at, &["encode", "y.safetensors", "-o", "z"], 1, "42 of 168 are left");
+    fails(at, &["profile", "y.safetensors", "-o", "z"], 1, "42 of 168 are left");
+    let sample = sample();
+    let sample = sample.to_str().unwrap();
+    fails(at, &["encode", sample, "-o", "z", "--pipeline", spec], 1, "prefill --statistics");
+    fails(at, &["profile", sample, "-o", "z", "--pipeline", spec], 1, "prefill --statistics");
+    fails(at, &["encode", sample, "-o", "z", "--pipeline", "h2o|unrope|uniform|raw"], 2, "drops tokens");
+    assert!(ok(at, &["stages"]).contains("h2o(keep=0.5;recent=0.5)"));
+}
+
+#[test]
+fn profiles_with_statistics_name_them() {
+    use cacheg::core::{Counts, Origin};
+    let folder = tempfile::tempdir().unwrap();
+    let (at, kv) = (folder.path(), sample());
+    let kv = kv.to_str().unwrap();
+    let geometry = cacheg::sample().unwrap().geometry().clone();
+    let write = |name: &str, geometry: &cacheg::Geometry| {
+        let mut statistics = cacheg::Statistics::new(geometry, 0, 0).unwrap();
+        let counts = Counts { contexts: 1, tokens: 1, continuation_tokens: 1, pairs: 1 };
+        statistics.note(Origin { name: "none".into(), sha256: String::new() }, counts).unwrap();
+        for (layer, sums) in statistics.layers_mut().iter_mut().enumerate() {
+            sums.residual = 1.0;
+            for name in ["key.sensitivity", "value.sensitivity"] {
+                for head in sums.get_mut(name).chunks_exact_mut(64 * 64) {
+                    head.iter_mut().step_by(65).for_each(|x| *x = 1.0 + layer as f64);
+                }
+            }
+            let features = 4 + 64;
+            sums.get_mut("importance.xx").iter_mut().step_by(features * features).for_each(|x| *x = 1.0);
+        }
+        statistics.write(&mut std::fs::File::create(at.join(name)).unwrap()).unwrap().1
+    };
+    let hash = write("m.cgstat", &geometry);
+    let spec = "mean|bins(step=0.5;unit=sensitivity)|rans";
+    let profile = ["profile", kv, "-o", "m.cgprof", "--pipeline", spec];
+    fails(at, &profile, 1, "give them to calibration with `--statistics`");
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(at, &[&profile[..], &["--statistics", "m.cgstat", "--json"]].concat()))
+            .unwrap();
+    assert_eq!(json["statistics"], hash.as_str());
+    let bytes = std::fs::read(at.join("m.cgprof")).unwrap();
+    assert_eq!(cacheg::Profile::from_bytes(bytes).unwrap().statistics(), Some(hash.as_str()));
+    ok(at, &["encode", kv, "-o", "x.cgkv", "--pipeline", spec, "--profile", "m.cgprof"]);
+    ok(at, &["decode", "x.cgkv", "-o", "y.safetensors", "--profile", "m.cgprof"]);
+    fails(at, &["encode", kv, "-o", "z.cgkv", "--pipeline", spec], 1, "needs a profile");
+
+    let mut layer = geometry.groups()[0];
+    layer.repeat -= 1;
+    write("other.cgstat", &cacheg::Geometry::new([layer]).unwrap());
+    let with = |file| [&profile[..], &["--force", "--statistics", file]].concat();
+    fails(at, &with("other.cgstat"), 1, "statistics of another model");
+    fails(at, &with(kv), 1, "is this a .cgstat file?");
+    fails(at, &with("nowhere"), 1, "nowhere");
+}
+
 #[test]
 fn mistakes_are_answered_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();

@@ -51,6 +51,18 @@ fn elements_are_what_the_stages_make() {
     check(&registry, "mean|bins(step=0.5;reach=15)", &long(3, 600), &long(0, 60), 1_500);
 }
 
+/// Rows between exact ones: they begin and end anywhere in the output.
+#[test]
+fn between_exact_tokens() {
+    let registry = cacheg::builtins().unwrap();
+    let sample = cacheg::sample().unwrap();
+    let (kv, other) = (KvCache::copy_of(&sample.view(), 0, 160), KvCache::copy_of(&sample.view(), 60, 100));
+    for (sinks, chunk) in [("sinks", 1_500), ("sinks(first=3;last=7)", 1_500), ("sinks(first=40;last=9)", 50)]
+    {
+        check(&registry, &format!("{sinks}|mean|bins(step=0.5;reach=15)"), &kv, &other, chunk);
+    }
+}
+
 /// Layers that differ, of all element types: those that have no 16 bits keep everybody from it.
 #[test]
 fn other_geometries() {

@@ -143,6 +143,36 @@ fn another_format_version_is_refused_by_name() {
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("0.7"), "{error}");
 }
 
+/// Claims of exact tokens that the bytes, the tokens or the stage do not bear out.
+#[test]
+fn false_claims_of_exact_tokens_are_refused() {
+    let registry = cacheg::builtins().unwrap();
+    let kv = cache(&mixed(), 9, 1);
+    let right = encode(&registry, "sinks(first=2)|uniform|raw", &kv, None, 50).unwrap();
+    decode(&registry, &right, None).unwrap();
+    // Of the same length, so that nothing else moves.
+    for (from, to) in [
+        ("\"exact\":[2,0]", "\"exact\":[0,2]"),
+        ("\"exact\":[2,0]", "\"exact\":[3,0]"),
+        ("\"exact\":[2,0]", "\"exact\":[0,0]"),
+        ("\"exact\":[2,0]", "\"exact\":[1,0]"),
+        ("\"first\":2,\"last\":0", "\"first\":1,\"last\":0"),
+    ] {
+        let at = right.windows(from.len()).position(|run| run == from.as_bytes()).unwrap();
+        let mut bytes = right.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        reseal::container(&mut bytes);
+        let error = decode(&registry, &bytes, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{to}: {error}");
+    }
+    let mut bytes = right.clone();
+    let chunk = bytes.windows(4).position(|run| run == b"CGKC").unwrap();
+    bytes[chunk + 5] = 1;
+    reseal::container(&mut bytes);
+    let error = decode(&registry, &bytes, None).unwrap_err().to_string();
+    assert!(error.contains("the chunk's version"), "{error}");
+}
+
 #[test]
 fn wrong_specs_say_what_to_write() {
     let registry = cacheg::builtins().unwrap();
@@ -156,6 +186,8 @@ fn wrong_specs_say_what_to_write() {
         ("uniform|mean|rans", "transform `mean`"),
         ("uniform|rans|rans", "coder `rans`"),
         ("anchor-delta(group=0)|uniform|rans", "group"),
+        ("sinks|mean|sinks(last=2)|uniform|rans", "another stage"),
+        ("sinks(first=5000)|uniform|rans", "first"),
     ] {
         let error = Pipeline::parse(&registry, spec).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{spec}");

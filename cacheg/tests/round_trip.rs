@@ -59,6 +59,63 @@ fn wide_rows() {
     }
 }
 
+/// Whole rows come back bit for bit at the ends, whatever is in them, and are in no chunk's tables.
+#[test]
+fn exact_tokens() {
+    let registry = cacheg::builtins().unwrap();
+    let geometry = mixed();
+    let other = cache(&geometry, 90, 2);
+    let spec = "sinks(first=6;last=3)|mean|bins(step=0.5;reach=15)|rans";
+    let profile =
+        calibrate(&[Pipeline::parse(&registry, spec).unwrap()], &[other.view()], 50, &|_| ()).unwrap();
+    let wild = KvCache::from_fn(&geometry, 40, |plane, token, channel| match token {
+        0..6 | 37.. => [f32::NAN, f32::INFINITY, 3e4, -0.0][(token + channel + plane.index) % 4],
+        _ => ((token * 7 + channel * 5) % 11) as f32 * 0.25,
+    });
+    let tame = KvCache::from_fn(&geometry, 40, |_, token, channel| match token {
+        0..6 | 37.. => 0.0,
+        _ => ((token * 7 + channel * 5) % 11) as f32 * 0.25,
+    });
+    for profile in [None, Some(&profile)] {
+        for chunk in [64, 39, 17, 5, 4] {
+            let bytes = encode(&registry, spec, &wild, profile, chunk).unwrap();
+            let back = decode(&registry, &bytes, profile).unwrap();
+            let tame = decode(&registry, &encode(&registry, spec, &tame, profile, chunk).unwrap(), profile);
+            let tame = tame.unwrap();
+            for plane in geometry.planes() {
+                let len = plane.channels() * 40;
+                let (mut a, mut b, mut c) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
+                wild.view().load(plane.index, 0, 40, &mut a);
+                back.view().load(plane.index, 0, 40, &mut b);
+                tame.view().load(plane.index, 0, 40, &mut c);
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                let (head, tail) = (6 * plane.channels(), 37 * plane.channels());
+                assert_eq!(bits(&a[..head]), bits(&b[..head]), "{chunk}");
+                assert_eq!(bits(&a[tail..]), bits(&b[tail..]), "{chunk}");
+                assert_eq!(bits(&c[head..tail]), bits(&b[head..tail]), "{chunk}");
+            }
+        }
+    }
+}
+
+/// Chunks without exact tokens are of version 0.1, whatever the pipeline; decoders then need no other plan.
+#[test]
+fn only_chunks_with_exact_tokens_are_of_a_newer_version() {
+    let registry = cacheg::builtins().unwrap();
+    let kv = cache(&mixed(), 40, 1);
+    let bytes = encode(&registry, "sinks(first=4)|uniform|raw", &kv, None, 10).unwrap();
+    let container = Container::parse(&bytes, &Limits::default()).unwrap();
+    let minors = container.chunks.iter().map(|chunk| {
+        let encoder = Encoder::new(
+            Pipeline::parse(&registry, "sinks(first=4)|uniform|raw").unwrap(),
+            kv.geometry(),
+            None,
+        );
+        encoder.unwrap().encode(&kv.view(), chunk.tokens(), &|_| ()).unwrap().to_vec()[5]
+    });
+    assert_eq!(minors.collect::<Vec<_>>(), [2, 1, 1, 1]);
+}
+
 #[test]
 fn the_same_bytes_every_time_and_on_any_number_of_threads() {
     let registry = cacheg::builtins().unwrap();

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use cacheg::core::{
-    Alphabet, BindCx, BoundCoder, Build, Cpu, Dtype, LayerGroup, Part, PartCx, Plane, Role, Seen, Segment,
-    Shape, Source, TileCx, reseal,
+    Alphabet, BindCx, BoundCoder, Build, Cpu, Dtype, Importance, LayerGroup, Part, PartCx, Plane, Role, Seen,
+    Segment, Shape, Source, TileCx, reseal,
 };
 use cacheg::{Encoder, Geometry, KvCache, Limits, PRESETS, Pipeline, Profile, Registry, calibrate, flow};
 
@@ -24,7 +24,7 @@ pub fn limits() -> Limits {
 pub fn geometry() -> Geometry {
     let shape = |heads, head_dim| Some(Shape { heads, head_dim, dtype: Dtype::F16 });
     let group = LayerGroup { repeat: 1, key: shape(2, 4), value: shape(2, 4), latent: None, rope: None };
-    Geometry::new([group, LayerGroup { value: shape(1, 3), ..group }]).unwrap()
+    Geometry::new([group, LayerGroup { value: shape(2, 3), ..group }]).unwrap()
 }
 
 pub fn cache(tokens: usize, seed: u32) -> KvCache {
@@ -33,6 +33,16 @@ pub fn cache(tokens: usize, seed: u32) -> KvCache {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / 8_388_608.0 - 1.0 + channel as f32 * 0.25 + if token == 0 { 9.0 } else { 0.0 }
     })
+}
+
+/// Two query heads for each KV head.
+pub fn importance(tokens: usize) -> Importance {
+    let mut importance = Importance::new(tokens, None);
+    for _ in 0..2 {
+        let sums: Vec<f32> = (0..4 * tokens).map(|at| (at * 7 % 13) as f32).collect();
+        importance.push_layer(2, &sums, &sums).unwrap();
+    }
+    importance
 }
 
 /// A coder bound to one plane with one alphabet; its tables fit `training`.
@@ -143,17 +153,23 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
             "anchor-delta(group=4)|bins|rans(tables=one)",
             "bytes|range(tables=layer)",
             "mean|uniform(bits=6;axis=channel;group=0)|rans(tables=layer)",
+            "h2o(keep=0.3)|mean|bins(step=0.5)|rans(tables=class)",
+            "h2o(keep=0.7;recent=0.2)|bytes|raw",
         ];
         specs.extend(more.map(str::to_owned));
         let (cache, other) = (cache(21, 1), cache(40, 2));
+        let (of_cache, of_other) = (importance(21), importance(40));
+        let view = || cache.view().with_importance(&of_cache).unwrap();
         let mut all = Vec::new();
         for spec in &specs {
             let pipeline = || Pipeline::parse(registry(), spec).unwrap();
-            let profile = calibrate(&[pipeline()], &[other.view()], 40, &|_| ()).unwrap();
+            let profile =
+                calibrate(&[pipeline()], &[other.view().with_importance(&of_other).unwrap()], 40, &|_| ())
+                    .unwrap();
             for profile in [None, Some(profile)] {
                 let encoder = Encoder::new(pipeline(), &geometry(), profile.as_ref()).unwrap();
                 let mut bytes = Vec::new();
-                flow::encode(&cache.view(), &Default::default(), &encoder, 16, &mut bytes, &|_| ()).unwrap();
+                flow::encode(&view(), &Default::default(), &encoder, 16, &mut bytes, &|_| ()).unwrap();
                 all.push((bytes, profile));
             }
         }
@@ -184,5 +200,7 @@ pub fn damage(data: &[u8]) {
 /// Decodes whatever this is.
 pub fn decode(bytes: &[u8], profile: Option<&Profile>) {
     let decode = flow::Decode { registry: registry(), profile, backend: &Cpu };
-    let _ = decode.run(bytes, &limits(), &|_| ());
+    if let Ok(decoded) = decode.run(bytes, &limits(), &|_| ()) {
+        decoded.view().unwrap();
+    }
 }

@@ -198,7 +198,7 @@ impl Entry {
     fn combinations(&self, template: &str) -> Result<Vec<Point>> {
         let pieces = pieces(template)?;
         let mut holes: Vec<(&str, Vec<String>)> = Vec::new();
-        for hole in pieces.iter().filter_map(|piece| piece.hole()) {
+        for hole in pieces.iter().filter_map(Piece::hole) {
             if holes.iter().any(|(known, _)| *known == hole) {
                 continue;
             }

@@ -6,7 +6,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
-use cacheg::core::ResultExt;
+use cacheg::core::{ResultExt, Statistics};
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, Result};
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let stem = args.grid.file_stem().unwrap_or_default();
         PathBuf::from(stem).with_extension("csv")
     });
-    let statistics = grid.statistics.as_deref().map(crate::calibrate::statistics).transpose()?;
+    let statistics = grid.statistics.as_deref().map(Statistics::open).transpose()?;
     let path = resolve(args.model.as_deref())?;
     let lengths = Lengths { tokens: grid.tokens, continuation: grid.continuation, greedy: grid.greedy };
     let tokenizer = Tokenizer::open(&path)?;

@@ -213,6 +213,9 @@ impl Model {
             for (index, layer) in self.layers.iter().enumerate() {
                 let attended = self.attend(index, layer, &x, steps, &rotations, observer)?;
                 x = (x + layer.attention_output.forward(&attended)?)?;
+                if let Some(observer) = observer {
+                    observer.residual(index, &x.flatten_all()?.to_vec1::<f32>()?);
+                }
                 let inner = rms_norm(&x, &layer.feed_forward_norm, epsilon)?;
                 x = (x + layer.down.forward(&swiglu(&layer.gate_up.forward(&inner)?)?)?)?;
             }

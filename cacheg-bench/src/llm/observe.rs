@@ -8,6 +8,12 @@ use super::Hyper;
 pub trait Observer: Sync {
     /// Some queries of one KV head's group have attended.
     fn attention(&self, block: &AttentionBlock<'_>);
+
+    /// A layer's attention was added to the residual stream, which is now `rows`, `[tokens, hidden]`, all steps' tokens
+    /// one after the other.
+    fn residual(&self, layer: usize, rows: &[f32]) {
+        let _ = (layer, rows);
+    }
 }
 
 /// Consecutive query tokens of one KV head's query heads, and what they attended to.
@@ -41,17 +47,17 @@ pub struct AttentionBlock<'a> {
 
 /// Attention statistics, by which codecs guess which tokens matter.
 #[derive(Debug)]
-pub struct Statistics {
+pub struct AttentionSums {
     heads: usize,
     head_dim: usize,
     tokens: usize,
     recent: usize,
-    layers: Vec<Mutex<LayerStatistics>>,
+    layers: Vec<Mutex<LayerAttention>>,
 }
 
 /// Of one layer.
 #[derive(Debug, Clone, Default)]
-pub struct LayerStatistics {
+pub struct LayerAttention {
     /// Weight that each token got from all queries so far, `[query_heads, tokens]`.
     pub accumulated: Vec<f32>,
     /// The same from the last queries only, `[query_heads, tokens]`.
@@ -60,11 +66,11 @@ pub struct LayerStatistics {
     pub queries: Vec<f32>,
 }
 
-impl Statistics {
+impl AttentionSums {
     /// For a context of `tokens` tokens; at the end the last `recent` queries (or all, if fewer) count as recent.
     pub fn new(hyper: &Hyper, tokens: usize, recent: usize) -> Self {
         let (heads, head_dim, recent) = (hyper.heads, hyper.head_dim, recent.min(tokens));
-        let layer = || LayerStatistics {
+        let layer = || LayerAttention {
             accumulated: vec![0.0; heads * tokens],
             recent: vec![0.0; heads * tokens],
             queries: vec![0.0; heads * recent * head_dim],
@@ -89,13 +95,13 @@ impl Statistics {
     }
 
     /// The layers' statistics.
-    pub fn into_layers(self) -> Vec<LayerStatistics> {
+    pub fn into_layers(self) -> Vec<LayerAttention> {
         let inner = |layer: Mutex<_>| layer.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.layers.into_iter().map(inner).collect()
     }
 }
 
-impl Observer for Statistics {
+impl Observer for AttentionSums {
     fn attention(&self, block: &AttentionBlock<'_>) {
         let mut layer = self.layers[block.layer].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let layer = &mut *layer;

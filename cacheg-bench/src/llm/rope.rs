@@ -3,7 +3,7 @@
 use cacheg::core::{Pairing, Rope};
 
 /// Cosines and sines of some consecutive positions.
-pub(super) struct Rotation {
+pub(crate) struct Rotation {
     rope: Rope,
     /// `[tokens, dims / 2]` each.
     cos: Vec<f32>,
@@ -12,7 +12,7 @@ pub(super) struct Rotation {
 
 impl Rotation {
     /// Of the positions `first .. first + tokens`.
-    pub(super) fn new(rope: Rope, first: u64, tokens: usize) -> Self {
+    pub(crate) fn new(rope: Rope, first: u64, tokens: usize) -> Self {
         let frequencies = rope.frequencies();
         let angles = (0..tokens).flat_map(|token| {
             frequencies.iter().map(move |frequency| (first + token as u64) as f64 * frequency)
@@ -21,8 +21,14 @@ impl Rotation {
         Self { rope, cos, sin }
     }
 
+    /// The one that undoes it.
+    pub(crate) fn inverse(mut self) -> Self {
+        self.sin.iter_mut().for_each(|sin| *sin = -*sin);
+        self
+    }
+
     /// Rotates the heads of one token's row: `row` is `[heads, head_dim]`.
-    pub(super) fn rotate(&self, token: usize, row: &mut [f32], head_dim: usize) {
+    pub(crate) fn rotate(&self, token: usize, row: &mut [f32], head_dim: usize) {
         let half = self.rope.dims as usize / 2;
         let (cos, sin) = (&self.cos[token * half..][..half], &self.sin[token * half..][..half]);
         for head in row.chunks_exact_mut(head_dim) {

@@ -1,6 +1,6 @@
 //! The KV cache that the model reads and extends.
 
-use cacheg::core::{Dtype, Kind, Shape};
+use cacheg::core::{Dtype, Kept, Kind, LayerGroup, Shape};
 use cacheg::{Error, Geometry, KvCache, KvView, Result};
 
 /// A KV cache that grows: per plane and head the rows of its tokens, in the plane's element type, keys after RoPE.
@@ -26,7 +26,24 @@ impl KvState {
         Self { geometry: geometry.clone(), tokens: 0, next_position: 0, heads, shapes }
     }
 
-    /// A copy of a KV cache, bit for bit; the text goes on behind its last token.
+    /// An empty cache of f32, for measurements in which an engine's rounding would be noise.
+    ///
+    /// # Errors
+    /// Never, for the geometry of a model.
+    pub fn exact(geometry: &Geometry) -> Result<Self> {
+        let f32 = |shape: Option<Shape>| shape.map(|shape| Shape { dtype: Dtype::F32, ..shape });
+        let groups = geometry.groups().iter();
+        let exact = groups.map(|group| LayerGroup {
+            key: f32(group.key),
+            value: f32(group.value),
+            latent: f32(group.latent),
+            ..*group
+        });
+        Ok(Self::new(&Geometry::new(exact)?))
+    }
+
+    /// A copy of a KV cache, bit for bit; the text goes on behind its last token, or, if the view says that tokens were
+    /// dropped, behind the context's last one.
     pub fn of(view: &KvView<'_>) -> Self {
         let mut state = Self::new(view.geometry());
         let mut rows = Vec::new();
@@ -36,8 +53,8 @@ impl KvState {
             state.push_rows(index, &rows);
         }
         state.advance(view.tokens());
-        state.next_position = view.first_position() + view.tokens() as u64;
-        state
+        let behind = view.first_position() + view.tokens() as u64;
+        state.with_next_position(view.kept().map_or(behind, Kept::next_position))
     }
 
     /// Everything as one KV cache; its first position is that of the first token if none are missing.
@@ -79,6 +96,13 @@ impl KvState {
     /// Position of the token that comes next.
     pub fn next_position(&self) -> u64 {
         self.next_position
+    }
+
+    /// The same, going on with the text at this position, for caches from which tokens were dropped.
+    #[must_use]
+    pub fn with_next_position(mut self, position: u64) -> Self {
+        self.next_position = position;
+        self
     }
 
     /// Where the text goes on, for caches from which tokens were dropped.
@@ -136,8 +160,6 @@ impl KvState {
 
 #[cfg(test)]
 mod tests {
-    use cacheg::core::LayerGroup;
-
     use super::*;
 
     #[test]
@@ -164,5 +186,25 @@ mod tests {
         assert_eq!(state.tokens(), 3);
         state.set_next_position(2);
         assert!(state.to_cache().is_err());
+    }
+
+    #[test]
+    fn a_cache_with_dropped_tokens_goes_on_behind_its_context() {
+        let shape = Some(Shape { heads: 2, head_dim: 4, dtype: Dtype::F16 });
+        let layer = LayerGroup { repeat: 1, key: shape, value: shape, latent: None, rope: None };
+        let geometry = Geometry::new([layer]).unwrap();
+        let cache = KvCache::from_fn(&geometry, 3, |_, token, channel| (token * 8 + channel) as f32);
+        let kept = Kept::new(&geometry, 0, 9, vec![vec![0, 7, 8], vec![2, 3, 8]]).unwrap();
+        let mut state = KvState::of(&cache.view().with_kept(&kept).unwrap());
+        assert_eq!((state.tokens(), state.next_position()), (3, 9));
+        assert_eq!(state, KvState::of(&cache.view()).with_next_position(9));
+        // Whoever reads on appends at position 9, and may take it back.
+        for plane in 0..2 {
+            state.push_rows(plane, &[1.0; 8]);
+        }
+        state.advance(1);
+        assert_eq!((state.tokens(), state.next_position()), (4, 10));
+        state.truncate(3);
+        assert_eq!((state.tokens(), state.next_position()), (3, 9));
     }
 }

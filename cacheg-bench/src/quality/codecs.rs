@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use cacheg::core::{Cpu, Plan, ResultExt};
-use cacheg::{
-    Encoder, Error, ErrorKind, Geometry, KvCache, KvView, Limits, Pipeline, Profile, Registry, Result,
-};
-use cacheg::{calibrate, flow};
+use cacheg::core::{Cpu, Plan, ResultExt, Statistics, calibrate_with};
+use cacheg::flow;
+use cacheg::{Encoder, Error, ErrorKind, Geometry, KvView, Limits, Pipeline, Profile, Registry, Result};
 
 use super::parts::Parts;
+use super::source::Source;
 
 /// Baselines that are no presets: name and spec.
-const BASELINES: &[(&str, &str)] =
-    &[("f16", "bytes|raw"), ("kivi2", "uniform(bits=2;axis=channel,token;group=32;zero=true)|raw")];
+const BASELINES: &[(&str, &str)] = &[("f16", "bytes|raw")];
 
 /// What `default` stands for.
-const DEFAULT: &str = "f16,lossless,q8,q4,kivi4,kivi2,hadamard4,cachegen-release,cachegen-paper@0,cachegen-paper@1,\
-    cachegen-paper@2,cachegen-paper@3,fast@0,fast@1,fast@2,fast@3";
+const DEFAULT: &str = "f16,lossless,q8,q4,kivi4,kivi2,hadamard4,turboquant4,turboquant3,cachegen-release,\
+    cachegen-paper@0,cachegen-paper@1,cachegen-paper@2,cachegen-paper@3,fast@0,fast@1,fast@2,fast@3,text,\
+    h2o(keep=0.5)+q8,h2o(keep=0.5)+cachegen-paper@1,prune(keep=0.8)+q8,prune(keep=0.8)+cachegen-paper@1";
 
 /// Presets that stand for codes which have no profile: their chunks carry all tables.
 const WITHOUT_PROFILE: &[&str] = &["cachegen-release"];
@@ -26,8 +25,10 @@ const WITHOUT_PROFILE: &[&str] = &["cachegen-release"];
 const CHUNK_TOKENS: usize = 1_500;
 
 /// A pipeline with a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Codec {
+    /// What it is given.
+    pub(crate) source: Source,
     /// Preset, baseline, or the spec itself.
     pub(crate) codec: String,
     /// Of a preset that has several.
@@ -61,7 +62,7 @@ pub(crate) fn parse(lists: &[String]) -> Result<Vec<Codec>> {
 
 /// A pipeline by its spec: one of several `level`s of what is called `codec`.
 pub(crate) fn of_spec(codec: String, level: Option<usize>, spec: String) -> Codec {
-    Codec { codec, level, spec, chunk_tokens: CHUNK_TOKENS, profile: true }
+    Codec { source: Source::Context, codec, level, spec, chunk_tokens: CHUNK_TOKENS, profile: true }
 }
 
 fn split(list: &str) -> impl Iterator<Item = &str> {
@@ -79,6 +80,17 @@ fn split(list: &str) -> impl Iterator<Item = &str> {
 
 fn one(name: &str) -> Result<Codec> {
     let plain = |spec: &str| of_spec(name.to_owned(), None, spec.to_owned());
+    if name == "text" {
+        return Ok(Codec { source: Source::Text, ..plain("") });
+    }
+    if let Some((before, behind)) = name.split_once(")+") {
+        let codec = one(behind)?;
+        let named = format!("{before})+{}", codec.codec);
+        return match before.strip_prefix("prune(") {
+            Some(settings) => Ok(Codec { source: Source::pruned(settings)?, codec: named, ..codec }),
+            None => Ok(Codec { spec: format!("{before})|{}", codec.spec), codec: named, ..codec }),
+        };
+    }
     if name.contains(['|', '(']) {
         return Ok(plain(name));
     }
@@ -99,6 +111,7 @@ fn one(name: &str) -> Result<Codec> {
         spec: preset.spec(level)?.to_owned(),
         chunk_tokens: preset.chunk_tokens,
         profile: !WITHOUT_PROFILE.contains(&preset.name),
+        source: Source::Context,
     })
 }
 
@@ -106,7 +119,8 @@ fn one(name: &str) -> Result<Codec> {
 pub(crate) struct Ready<'r> {
     pub(crate) codec: Codec,
     registry: &'r Registry,
-    encoder: Encoder,
+    /// None if nothing is encoded.
+    encoder: Option<Encoder>,
     profile: Option<Profile>,
 }
 
@@ -118,11 +132,19 @@ pub(crate) struct Coded {
     pub(crate) parts: Parts,
     pub(crate) encode_s: f64,
     pub(crate) decode_s: f64,
-    pub(crate) cache: KvCache,
+    pub(crate) decoded: flow::Decoded,
+}
+
+/// Whether a codec drops tokens by the attention they got.
+pub(crate) fn selects(codec: &Codec, registry: &Registry) -> bool {
+    Pipeline::parse(registry, &codec.spec).is_ok_and(|pipeline| pipeline.selects())
 }
 
 /// Whether a codec wants a profile.
 pub(crate) fn wants_profile(codec: &Codec, registry: &Registry, geometry: &Geometry) -> Result<bool> {
+    if codec.source == Source::Text {
+        return Ok(false);
+    }
     let bound = Plan::bind(&Pipeline::parse(registry, &codec.spec)?, geometry, None);
     match bound {
         Ok(_) => Ok(false),
@@ -138,13 +160,22 @@ impl<'r> Ready<'r> {
         registry: &'r Registry,
         geometry: &Geometry,
         calibration: &[KvView<'_>],
+        statistics: Option<&Statistics>,
     ) -> Result<Self> {
+        if codec.source == Source::Text {
+            return Ok(Self { codec, registry, encoder: None, profile: None });
+        }
         let pipeline = || Pipeline::parse(registry, &codec.spec);
         let profile = wants_profile(&codec, registry, geometry)?
-            .then(|| calibrate(&[pipeline()?], calibration, codec.chunk_tokens, &|_| ()))
+            .then(|| calibrate_with(&[pipeline()?], calibration, codec.chunk_tokens, statistics, &|_| ()))
             .transpose()?;
-        let encoder = Encoder::new(pipeline()?, geometry, profile.as_ref())?;
+        let encoder = Some(Encoder::new(pipeline()?, geometry, profile.as_ref())?);
         Ok(Self { codec, registry, encoder, profile })
+    }
+
+    /// Whether it has to know how much attention each token got.
+    pub(crate) fn selects(&self) -> bool {
+        selects(&self.codec, self.registry)
     }
 
     /// Bytes of the profile, which all contexts share.
@@ -155,19 +186,19 @@ impl<'r> Ready<'r> {
     /// To a container and back.
     pub(crate) fn run(&self, view: &KvView<'_>) -> Result<Coded> {
         let run = || {
+            let encoder = self.encoder.as_ref().ok_or_else(|| Error::setting("nothing to encode"))?;
             let mut container = Vec::new();
             let start = Instant::now();
             let chunk_tokens = self.codec.chunk_tokens;
-            let bytes =
-                flow::encode(view, &BTreeMap::new(), &self.encoder, chunk_tokens, &mut container, &|_| ())?;
+            let bytes = flow::encode(view, &BTreeMap::new(), encoder, chunk_tokens, &mut container, &|_| ())?;
             let encode_s = start.elapsed().as_secs_f64();
             let start = Instant::now();
             let decode =
                 flow::Decode { registry: self.registry, profile: self.profile.as_ref(), backend: &Cpu };
-            let cache = decode.run(&container, &Limits::default(), &|_| ())?.cache;
+            let decoded = decode.run(&container, &Limits::default(), &|_| ())?;
             let decode_s = start.elapsed().as_secs_f64();
             let parts = Parts::of(&container, self.registry, self.profile.as_ref())?;
-            Ok(Coded { bytes, parts, encode_s, decode_s, cache })
+            Ok(Coded { bytes, parts, encode_s, decode_s, decoded })
         };
         run().at(|| self.codec.name())
     }
@@ -176,20 +207,35 @@ impl<'r> Ready<'r> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cacheg::KvCache;
 
     #[test]
     fn lists_of_codecs() {
         let registry = cacheg::builtins().unwrap();
         let all = parse(&["default".into()]).unwrap();
-        assert_eq!(all.len(), 16);
-        for codec in &all {
+        assert_eq!(all.len(), 23);
+        for codec in all.iter().filter(|codec| codec.source != Source::Text) {
             Pipeline::parse(&registry, &codec.spec).unwrap();
         }
         assert_eq!(all.iter().filter(|codec| !codec.profile).count(), 1);
+        let names: Vec<String> = all[20..].iter().map(Codec::name).collect();
+        let behind =
+            ["h2o(keep=0.5)+cachegen-paper@1", "prune(keep=0.8)+q8", "prune(keep=0.8)+cachegen-paper@1"];
+        assert_eq!(names, behind);
+        assert!(all[20].spec.starts_with("h2o(keep=0.5)|anchor-delta") && all[20].source == Source::Context);
+        assert_eq!(
+            (all[21].source, all[21].spec.as_str()),
+            (Source::Pruned(0.8), cacheg::preset("q8").unwrap().spec(None).unwrap())
+        );
         let given = "uniform(bits=4;axis=channel,token)|raw, fast@3,q8,cachegen-paper";
         let names: Vec<String> = parse(&[given.into()]).unwrap().iter().map(Codec::name).collect();
         assert_eq!(names, ["uniform(bits=4;axis=channel,token)|raw", "fast@3", "q8", "cachegen-paper@1"]);
-        for (bad, why) in [("q9", "unknown preset"), ("fast@9", "levels 0 to 3"), ("fast@x", "no number")] {
+        for (bad, why) in [
+            ("q9", "unknown preset"),
+            ("fast@9", "levels 0 to 3"),
+            ("fast@x", "no number"),
+            ("prune(keep=2)+q8", "keep"),
+        ] {
             let error = parse(&[bad.into()]).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
@@ -201,8 +247,9 @@ mod tests {
         let sample = cacheg::sample().unwrap();
         let cache = KvCache::copy_of(&sample.view(), 0, 20);
         let codec = one("f16").unwrap();
-        let coded = Ready::new(codec, &registry, cache.geometry(), &[]).unwrap().run(&cache.view()).unwrap();
-        assert_eq!(coded.cache, cache);
+        let coded =
+            Ready::new(codec, &registry, cache.geometry(), &[], None).unwrap().run(&cache.view()).unwrap();
+        assert_eq!(coded.decoded.cache, cache);
         let values = cache.geometry().values_per_token() * 20;
         let bits = coded.bytes as f64 * 8.0 / values as f64;
         assert!((16.0..16.2).contains(&bits), "{bits}");
@@ -219,7 +266,7 @@ mod tests {
         let cache = KvCache::copy_of(&sample.view(), 0, 64);
         let values = (cache.geometry().values_per_token() * 64) as f64;
         let parts = |name: &str| {
-            let ready = Ready::new(one(name).unwrap(), &registry, cache.geometry(), &[]).unwrap();
+            let ready = Ready::new(one(name).unwrap(), &registry, cache.geometry(), &[], None).unwrap();
             ready.run(&cache.view()).unwrap().parts.per_value(values).named().map(|(_, bits)| bits)
         };
         // An f16 for 32 values.

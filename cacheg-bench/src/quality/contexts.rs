@@ -9,7 +9,7 @@ use cacheg_bench::llm::Tokenizer;
 use serde_json::Value;
 
 /// Name and content of texts that are part of the program.
-type Texts = &'static [(&'static str, &'static str)];
+pub(crate) type Texts = &'static [(&'static str, &'static str)];
 
 macro_rules! texts {
     ($folder:literal: $($name:literal),*) => {

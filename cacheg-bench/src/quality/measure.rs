@@ -1,12 +1,15 @@
 //! One context: its KV cache through every codec, and what the model makes of it.
 
-use cacheg::{Error, Result};
-use cacheg_bench::llm::{KvState, Model};
-use candle_core::Tensor;
+use std::time::Instant;
 
-use super::codecs::Ready;
+use cacheg::core::Importance;
+use cacheg::{Error, KvCache, Result};
+use cacheg_bench::llm::{KvState, Model, Tokenizer};
+
+use super::codecs::{Coded, Ready};
 use super::metrics::{Damage, Predictions, agreement};
 use super::parts::Parts;
+use super::source::{self, Source};
 
 /// Codecs whose reconstructions are in memory at a time; they share reading the weights while the model goes on alone.
 const TOGETHER: usize = 8;
@@ -52,11 +55,63 @@ pub(crate) struct Lengths {
     pub(crate) greedy: usize,
 }
 
-/// The model's cache after the first `tokens` of a text, and the row of the last one.
-pub(crate) fn prefill(model: &Model, tokens: &[u32]) -> Result<(KvState, Tensor)> {
-    let mut kv = KvState::new(model.geometry());
-    let last = model.prefill(tokens, &mut kv, None, &|_, _| ())?;
-    Ok((kv, last))
+/// What reconstructions are made from.
+struct Original<'a> {
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    context: &'a [u32],
+    cache: KvCache,
+    importance: Option<Importance>,
+    /// KV caches of pruned contexts, by the share that was kept.
+    pruned: Vec<(f64, KvCache)>,
+}
+
+/// A KV cache that somebody sent.
+struct Received {
+    bytes: u64,
+    parts: Parts,
+    encode_s: f64,
+    decode_s: f64,
+    state: KvState,
+}
+
+impl Original<'_> {
+    fn send(&mut self, ready: &Ready<'_>) -> Result<Received> {
+        let coded = match ready.codec.source {
+            Source::Text => return self.text(),
+            Source::Context => ready.run(&self.cache.view().with_importance(self.importance.as_ref())?)?,
+            Source::Pruned(share) => ready.run(&self.pruned(share)?.view())?,
+        };
+        let state = self.model.state_of(&coded.decoded.view()?)?;
+        let Coded { bytes, parts, encode_s, decode_s, .. } = coded;
+        Ok(Received { bytes, parts, encode_s, decode_s, state })
+    }
+
+    fn pruned(&mut self, share: f64) -> Result<&KvCache> {
+        let at = match self.pruned.iter().position(|(known, _)| *known == share) {
+            Some(at) => at,
+            None => {
+                let information = source::information(self.model, self.context)?;
+                let tokens = source::prune(self.context, &information, share);
+                self.pruned.push((share, source::read(self.model, &tokens, false)?.kv.to_cache()?));
+                self.pruned.len() - 1
+            }
+        };
+        Ok(&self.pruned[at].1)
+    }
+
+    /// The text itself, compressed; whoever receives it prefills.
+    fn text(&self) -> Result<Received> {
+        let start = Instant::now();
+        let text = self.tokenizer.decode(self.context)?;
+        let bytes = zstd::bulk::compress(text.as_bytes(), 19).map_err(|e| Error::data(e.to_string()))?;
+        let encode_s = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let state = source::read(self.model, self.context, false)?.kv;
+        let decode_s = start.elapsed().as_secs_f64();
+        let parts = Parts::only_stream(bytes.len());
+        Ok(Received { bytes: bytes.len() as u64, parts, encode_s, decode_s, state })
+    }
 }
 
 /// Called with the outcomes of a run of codecs and the index of the first.
@@ -64,7 +119,7 @@ pub(crate) type Finished<'a> = &'a mut dyn FnMut(usize, &[Outcome]) -> Result<()
 
 /// Measures all codecs on one context; `done` is called after each, `finished` when a run of them is complete.
 pub(crate) fn measure(
-    model: &Model,
+    (model, tokenizer): (&Model, &Tokenizer),
     ids: &[u32],
     lengths: Lengths,
     codecs: &[&Ready<'_>],
@@ -76,8 +131,10 @@ pub(crate) fn measure(
     let rest = &rest[..continuation];
     let middle = &context[tokens / 2 - (continuation / 2).min(tokens / 2)..];
     let reads = [rest, &middle[..continuation.min(middle.len())]];
-    let (mut kv, last) = prefill(model, context)?;
-    let cache = kv.to_cache()?;
+    let selects = codecs.iter().any(|ready| ready.selects());
+    let source::Read { mut kv, last, importance } = source::read(model, context, selects)?;
+    let mut original =
+        Original { model, tokenizer, context, cache: kv.to_cache()?, importance, pruned: Vec::new() };
     let values = model.geometry().values_per_token() as f64 * tokens as f64;
     let mut references = Vec::new();
     for read in reads {
@@ -90,17 +147,16 @@ pub(crate) fn measure(
         let mut states = Vec::new();
         let first = outcomes.len();
         for ready in group {
-            let coded = ready.run(&cache.view())?;
-            let mut state = model.state_of(&coded.cache.view())?;
+            let Received { bytes, parts, encode_s, decode_s, mut state } = original.send(ready)?;
             let mut damage = Vec::new();
             for (read, reference) in reads.iter().zip(&references) {
                 damage.push(reference.damage(&predictions(model, read, &mut state)?, &read[1..]));
             }
             outcomes.push(Outcome {
-                bits_per_value: coded.bytes as f64 * 8.0 / values,
-                parts: coded.parts.per_value(values),
-                encode_s: coded.encode_s,
-                decode_s: coded.decode_s,
+                bits_per_value: bytes as f64 * 8.0 / values,
+                parts: parts.per_value(values),
+                encode_s,
+                decode_s,
                 damage: [damage[0], damage[1]],
                 greedy: (0, 0.0),
             });

@@ -3,13 +3,15 @@
 pub(crate) mod codecs;
 pub(crate) mod contexts;
 pub(crate) mod measure;
-mod metrics;
+pub(crate) mod metrics;
 mod parts;
 pub(crate) mod rows;
+pub(crate) mod source;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use cacheg::core::{Importance, Statistics};
 use cacheg::output::OutputFile;
 use cacheg::report::{Report, progress};
 use cacheg::{Error, KvCache, KvView, Registry, Result};
@@ -38,7 +40,8 @@ pub(crate) struct Args {
     /// Texts to calibrate profiles on, in the same way; they must not share runs of 12 tokens with the contexts
     #[arg(long, num_args = 1.., default_value = "default")]
     calibration: Vec<String>,
-    /// `default`, presets (`fast@2` is level 2), `f16`, `kivi2`, or spec strings; separated by commas
+    /// `default`, presets (`fast@2` is level 2), `f16`, spec strings, `text` (zstd, prefilled again); separated by commas.
+    /// `h2o(keep=0.5)+CODEC` drops tokens first; `prune(keep=0.8)+CODEC` prefills only the tokens that say most
     #[arg(long, num_args = 1.., default_value = "default")]
     codecs: Vec<String>,
     /// Length of the contexts
@@ -53,6 +56,9 @@ pub(crate) struct Args {
     /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Statistics to calibrate profiles with, from `cacheg-bench calibrate`
+    #[arg(long, value_name = "FILE")]
+    statistics: Option<PathBuf>,
     /// Every context's rows as comma-separated values
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -75,21 +81,29 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let csv = args.csv.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
     let page = args.report.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
+    let statistics = args.statistics.as_deref().map(Statistics::open).transpose()?;
     let path = resolve(args.model.as_deref())?;
     let lengths = Lengths {
         tokens: args.tokens as usize,
         continuation: args.continuation as usize,
         greedy: args.greedy as usize,
     };
-    let (test, calibration) = texts(&args.contexts, &args.calibration, &Tokenizer::open(&path)?, lengths)?;
+    let tokenizer = Tokenizer::open(&path)?;
+    let (test, calibration) = texts(&args.contexts, &args.calibration, &tokenizer, lengths)?;
     let model = with_bar("loading", |progress| Model::open(&path, progress))?;
-    let ready = calibrated(&model, &registry, codecs, &calibration, lengths)?;
+    let ready = calibrated(&model, &registry, codecs, &calibration, lengths, statistics.as_ref())?;
     let bar = progress((test.len() * ready.len()) as u64, "quality");
     let codecs: Vec<&Ready<'_>> = ready.iter().collect();
     let mut measured: Vec<(String, Vec<Outcome>)> = Vec::new();
     for context in &test {
-        let outcomes =
-            measure::measure(&model, &context.ids, lengths, &codecs, &|| bar.inc(1), &mut |_, _| Ok(()));
+        let outcomes = measure::measure(
+            (&model, &tokenizer),
+            &context.ids,
+            lengths,
+            &codecs,
+            &|| bar.inc(1),
+            &mut |_, _| Ok(()),
+        );
         measured.push((context.name.clone(), outcomes.map_err(|e| e.at(&context.name))?));
     }
     bar.finish_and_clear();
@@ -167,6 +181,7 @@ pub(crate) fn calibrated<'r>(
     codecs: Vec<Codec>,
     calibration: &[Context],
     lengths: Lengths,
+    statistics: Option<&Statistics>,
 ) -> Result<Vec<Ready<'r>>> {
     let geometry = model.geometry();
     let mut wanted = false;
@@ -175,17 +190,22 @@ pub(crate) fn calibrated<'r>(
     }
     let calibration = if wanted { calibration } else { &[] };
     let bar = progress((calibration.len() + codecs.len()) as u64, "calibrating");
-    let mut caches: Vec<KvCache> = Vec::new();
+    let important = codecs.iter().any(|codec| codecs::selects(codec, registry));
+    let mut caches: Vec<(KvCache, Option<Importance>)> = Vec::new();
     for context in calibration {
         let tokens = &context.ids[..context.ids.len().min(lengths.tokens)];
-        caches.push(measure::prefill(model, tokens).and_then(|(kv, _)| kv.to_cache())?);
+        let read = source::read(model, tokens, important)?;
+        caches.push((read.kv.to_cache()?, read.importance));
         bar.inc(1);
     }
-    let views: Vec<KvView<'_>> = caches.iter().map(KvCache::view).collect();
+    let mut views: Vec<KvView<'_>> = Vec::new();
+    for (cache, importance) in &caches {
+        views.push(cache.view().with_importance(importance.as_ref())?);
+    }
     let mut ready = Vec::new();
     for codec in codecs {
         let name = codec.name();
-        ready.push(Ready::new(codec, registry, geometry, &views).map_err(|e| e.at(name))?);
+        ready.push(Ready::new(codec, registry, geometry, &views, statistics).map_err(|e| e.at(name))?);
         bar.inc(1);
     }
     bar.finish_and_clear();

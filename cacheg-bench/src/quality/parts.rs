@@ -30,6 +30,11 @@ impl Parts {
         Ok(parts)
     }
 
+    /// Of what is no container.
+    pub(crate) fn only_stream(stream: usize) -> Self {
+        Self { header: 0, carried: 0, side: 0, stream }
+    }
+
     pub(crate) fn per_value(self, values: f64) -> Parts<f64> {
         let bits = |bytes: usize| bytes as f64 * 8.0 / values;
         Parts {

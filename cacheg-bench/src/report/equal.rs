@@ -26,14 +26,14 @@ pub(crate) fn bits_at(levels: &[Level], kl: f64, beyond: f64) -> Option<At> {
     if levels.len() < 2 || kl.is_nan() || kl <= 0.0 {
         return None;
     }
-    let segments = levels.windows(2).map(|pair| (pair[0], pair[1]));
+    let mut segments = levels.windows(2).map(|pair| (pair[0], pair[1]));
     let holds = |(a, b): &(Level, Level)| a.kl.min(b.kl) <= kl && kl <= a.kl.max(b.kl) && a.kl != b.kl;
     if let Some(segment) = segments.clone().find(holds) {
         return Some(At { bits: on(segment, kl), extrapolated: false });
     }
     let (first, last) = (levels[0].kl, levels[levels.len() - 1].kl);
     let (segment, end) =
-        if kl < last.min(first) { (segments.last()?, last) } else { (segments.clone().next()?, first) };
+        if kl < last.min(first) { (segments.next_back()?, last) } else { (segments.clone().next()?, first) };
     let far = (kl / end).ln().abs();
     // A line that does not fall says nothing about what is beyond its end.
     let falls = segment.1.kl < segment.0.kl && segment.0.bits < segment.1.bits;

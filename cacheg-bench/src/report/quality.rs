@@ -154,7 +154,7 @@ pub(crate) fn everything(task: &Task) -> Markup {
 /// What varies in a grid: settings that are part of every row's spec.
 fn settings(task: &Task) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
-    for key in task.entries.iter().flat_map(|entry| entry.settings()) {
+    for key in task.entries.iter().flat_map(Entry::settings) {
         if !keys.contains(&key) {
             keys.push(key);
         }

@@ -6,7 +6,7 @@ pub(crate) fn short(x: f64) -> String {
         return if x == 0.0 { "0".into() } else { "–".into() };
     }
     let digits = x.abs().log10().floor();
-    if digits < -6.0 || digits >= 9.0 {
+    if !(-6.0..9.0).contains(&digits) {
         return format!("{x:.1e}");
     }
     let decimals = (2.0 - digits).clamp(0.0, 8.0) as usize;
@@ -20,7 +20,7 @@ pub(crate) fn digits(x: f64) -> String {
         return short(x);
     }
     let digits = x.abs().log10().floor();
-    if digits < -5.0 || digits >= 9.0 {
+    if !(-5.0..9.0).contains(&digits) {
         return format!("{x:.1e}");
     }
     let decimals = (2.0 - digits).clamp(0.0, 4.0) as usize;
@@ -43,7 +43,7 @@ mod tests {
             (100.0, "100"),
             (0.0000001, "1.0e-7"),
             (f64::NAN, "–"),
-            (-3.14159, "-3.14"),
+            (-3.15159, "-3.15"),
             (9.999, "10"),
         ];
         for (x, want) in cases {

@@ -17,6 +17,11 @@ pub(super) fn first_position(metadata: &Metadata) -> Result<u64> {
     }
 }
 
+/// A number, if there is one.
+pub(super) fn number(metadata: &Metadata, key: &str) -> Option<u64> {
+    scalar(metadata, key).as_u64()
+}
+
 /// Heads and head width of `hidden` channels.
 pub(super) fn split_hidden(metadata: &Metadata, hidden: u32) -> Result<(u32, u32)> {
     let count = |key| match scalar(metadata, key) {

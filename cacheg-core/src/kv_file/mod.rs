@@ -16,10 +16,17 @@
 //! | `position_offset` | position of the first token; default 0 |
 //! | `kv_heads`, `head_dim` | how the `hidden` of a stacked tensor splits; default: one head |
 //! | `dtype` | what a tensor of type U8 holds: `float8_e4m3fn` or `float8_e5m2` |
+//! | `context_tokens`, `next_position` | of a KV cache with dropped tokens: how many the context had, what follows it |
 //!
 //! Each `rope_…` key (and `partial_rotary_factor`) may also be a JSON list with one value per layer, `null`
 //! where the layer has none.
+//!
+//! Beside the planes, tensors may say more of the tokens: `layers.{i}.attention_sum` and `layers.{i}.attention_recent`,
+//! `[query_heads, tokens]`, F32, how much attention they got ([`KvFile::importance`]), and `layers.{i}.positions`,
+//! `[kv_heads, tokens]`, I64, ascending, where in the model's sequence they were, if others between them were dropped
+//! ([`KvView::kept`]). The number of query heads is a multiple of the KV heads. Tensors of other names are passed over.
 
+mod companions;
 mod layout;
 mod metadata;
 mod mmap;
@@ -31,7 +38,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::tensor_file::Header;
-use crate::{Error, Geometry, KvView, Limits, Order, Result, ResultExt};
+use crate::{Error, Geometry, Importance, Kept, KvView, Limits, Order, Result, ResultExt};
 use layout::Layout;
 use mmap::Bytes;
 
@@ -42,13 +49,14 @@ pub use write::{ExtraTensor, write_kv, write_kv_with};
 #[derive(Debug)]
 pub struct KvFile {
     bytes: Bytes,
-    metadata: BTreeMap<String, String>,
+    header: Header,
     geometry: Geometry,
     tokens: usize,
     first_position: u64,
     order: Order,
     /// Where each plane is in `bytes`.
     planes: Vec<Range<usize>>,
+    kept: Option<Kept>,
 }
 
 impl KvFile {
@@ -72,26 +80,35 @@ impl KvFile {
     fn new(bytes: Bytes, limits: &Limits) -> Result<Self> {
         let header = Header::parse(&bytes, limits)?;
         let Layout { mut layers, tokens, order, planes } = Layout::find(&header, limits)?;
-        let metadata = header.metadata;
-        metadata::add_ropes(&metadata, &mut layers)?;
+        metadata::add_ropes(&header.metadata, &mut layers)?;
         let geometry = Geometry::new(layers)?;
         geometry.validate(limits)?;
         let total: u64 = planes.iter().map(|plane| plane.len() as u64).sum();
         if total > limits.max_output {
             return Err(Error::limit(format!("a KV cache of {total} bytes")));
         }
-        let first_position = metadata::first_position(&metadata)?;
+        let first_position = metadata::first_position(&header.metadata)?;
         if first_position.checked_add(tokens as u64).is_none() {
             return Err(Error::data(format!("{tokens} tokens from position {first_position}")));
         }
-        let file = Self { bytes, metadata, geometry, tokens, first_position, order, planes };
+        let kept = companions::kept(&bytes, &header, &geometry, tokens, first_position)?;
+        let file = Self { bytes, header, geometry, tokens, first_position, order, planes, kept };
         file.try_view()?;
         Ok(file)
     }
 
     fn try_view(&self) -> Result<KvView<'_>> {
         let planes = self.planes.iter().map(|range| &self.bytes[range.clone()]).collect();
-        KvView::new(self.geometry.clone(), self.tokens, self.first_position, self.order, planes)
+        KvView::new(self.geometry.clone(), self.tokens, self.first_position, self.order, planes)?
+            .with_kept(self.kept.as_ref())
+    }
+
+    /// How much attention the tokens got, if the file says it; for [`KvView::with_importance`].
+    ///
+    /// # Errors
+    /// If the tensors that say it do not fit the KV cache, or hold numbers that are negative or not finite.
+    pub fn importance(&self) -> Result<Option<Importance>> {
+        companions::importance(&self.bytes, &self.header, &self.geometry, self.tokens)
     }
 
     /// Borrows the KV cache.
@@ -118,6 +135,6 @@ impl KvFile {
 
     /// The file's metadata, as it is.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
+        &self.header.metadata
     }
 }

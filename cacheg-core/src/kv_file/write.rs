@@ -5,7 +5,8 @@ use std::io::Write;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Dtype, Error, KvView, Order, Plane, Result};
+use super::companions::{metadata_of, positions_name};
+use crate::{Dtype, Error, Kept, KvView, Order, Plane, Result};
 
 /// What our reader takes; others of the ecosystem take a little more.
 const MAX_HEADER: usize = 64 << 20;
@@ -17,7 +18,8 @@ const BLOCK: usize = 1024;
 /// the view, and the metadata as it is. Nothing is copied but blocks of token-major planes; the writer gets
 /// many small writes from those and should be buffered.
 ///
-/// The metadata is not compared with the view; [`kv_metadata`](crate::kv_metadata) says what a reader needs.
+/// The metadata is not compared with the view; [`kv_metadata`](crate::kv_metadata) says what a reader needs. Only what
+/// it says of [dropped tokens](KvView::kept) is the view's word, and their positions are written along.
 ///
 /// # Errors
 /// If the writer fails, or the metadata is too long for a header.
@@ -54,6 +56,7 @@ pub fn write_kv_with(
     let mut write = |bytes: &[u8]| writer.write_all(bytes);
     let written = write(&length.to_le_bytes())
         .and_then(|()| write(&header))
+        .and_then(|()| kv.kept().map_or(Ok(()), |kept| write_positions(&mut write, kept)))
         .and_then(|()| extra.iter().try_for_each(|tensor| write_extra(&mut write, tensor)))
         .and_then(|()| planes.iter().try_for_each(|plane| write_plane(&mut write, kv, plane)))
         .and_then(|()| writer.flush());
@@ -67,12 +70,24 @@ fn header(
     extra: &[ExtraTensor<'_>],
 ) -> Result<Vec<u8>> {
     let mut entries = Map::new();
-    if !metadata.is_empty() {
-        let texts = metadata.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
+    let kept = kv.kept().map(metadata_of).unwrap_or_default();
+    if !metadata.is_empty() || !kept.is_empty() {
+        let texts =
+            metadata.iter().chain(&kept).map(|(key, value)| (key.clone(), Value::from(value.as_str())));
         entries.insert("__metadata__".into(), Value::Object(texts.collect()));
     }
+    if kv.kept().is_some_and(|kept| i64::try_from(kept.next_position()).is_err()) {
+        return Err(Error::limit("positions beyond 63 bits"));
+    }
     let mut start = 0;
-    // Before the planes: nothing is wider than f32, so that all tensors are aligned.
+    // The widest first, so that all tensors are aligned.
+    for (layer, heads) in kv.kept().iter().flat_map(|kept| (0..kept.layers()).map(|l| (l, kept.heads(l)))) {
+        let end = start + heads * kv.tokens() * size_of::<i64>();
+        let info = json!({ "dtype": "I64", "shape": [heads, kv.tokens()], "data_offsets": [start, end] });
+        entries.insert(positions_name(layer), info);
+        start = end;
+    }
+    // Before the planes: none of them is wider than f32.
     for tensor in extra {
         if tensor.shape.iter().try_fold(1, |n: usize, axis| n.checked_mul(*axis)) != Some(tensor.values.len())
         {
@@ -104,6 +119,16 @@ fn header(
         return Err(Error::limit(format!("metadata that makes a header of {} bytes", header.len())));
     }
     Ok(header)
+}
+
+fn write_positions(mut write: impl FnMut(&[u8]) -> std::io::Result<()>, kept: &Kept) -> std::io::Result<()> {
+    let mut bytes = Vec::with_capacity(8 * kept.tokens());
+    for (layer, head) in (0..kept.layers()).flat_map(|l| (0..kept.heads(l)).map(move |head| (l, head))) {
+        bytes.clear();
+        bytes.extend(kept.positions(layer, head).flat_map(u64::to_le_bytes));
+        write(&bytes)?;
+    }
+    Ok(())
 }
 
 fn write_extra(

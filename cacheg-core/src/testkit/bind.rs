@@ -9,20 +9,44 @@ use super::suite::{Case, Within, ensure, survive};
 use super::{Check, Failure, Suite, calibration, coder, quantizer, transform};
 use crate::{
     Accumulator, BindCx, BoundCoder, BoundQuantizer, BoundTransform, Build, Calibrator, Coder, Part, PartCx,
-    Quantizer, Result, Seen, Source, Stage, StageData, TileCx, Transform,
+    Quantizer, Result, Seen, Select, Source, Stage, StageData, TileCx, Transform,
 };
 
-/// What the three kinds of stages have in common before they are bound.
-pub(crate) trait Unbound: Stage {
-    type Bound: ?Sized + Send + Sync;
+/// What all kinds of stages have in common.
+pub(crate) trait Built: Stage {
     const KIND: &'static str;
+
+    /// Builds it if the plug-in is of this kind.
+    fn build(build: Build, config: &Value) -> Option<Result<Arc<Self>>>;
+}
+
+macro_rules! built {
+    ($($stage:ident, $kind:literal;)*) => { $(
+        impl Built for dyn $stage {
+            const KIND: &'static str = $kind;
+
+            fn build(build: Build, config: &Value) -> Option<Result<Arc<Self>>> {
+                if let Build::$stage(build) = build { Some(build(config)) } else { None }
+            }
+        }
+    )* };
+}
+
+built! {
+    Select, "select stage";
+    Transform, "transform";
+    Quantizer, "quantizer";
+    Coder, "coder";
+}
+
+/// What those have in common before they are bound that see values or symbols.
+pub(crate) trait Unbound: Built {
+    type Bound: ?Sized + Send + Sync;
     /// What earlier stages may have made of the planes.
     const LAYOUTS: &'static [Layout];
     /// Whether binding is told of parts.
     const SEES_PARTS: bool;
 
-    /// Builds it if the plug-in is of this kind.
-    fn build(build: Build, config: &Value) -> Option<Result<Arc<Self>>>;
     fn bind_to(&self, cx: &BindCx<'_>) -> Result<Box<Self::Bound>>;
     fn calibrator_for(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>>;
     /// What a reader gets of data that travel with a chunk; packing may round.
@@ -38,13 +62,8 @@ pub(crate) trait Unbound: Stage {
 
 impl Unbound for dyn Transform {
     type Bound = dyn BoundTransform;
-    const KIND: &'static str = "transform";
     const LAYOUTS: &'static [Layout] = PLANES;
     const SEES_PARTS: bool = false;
-
-    fn build(build: Build, config: &Value) -> Option<Result<Arc<Self>>> {
-        if let Build::Transform(build) = build { Some(build(config)) } else { None }
-    }
 
     fn bind_to(&self, cx: &BindCx<'_>) -> Result<Box<Self::Bound>> {
         self.bind(cx)
@@ -65,13 +84,8 @@ impl Unbound for dyn Transform {
 
 impl Unbound for dyn Quantizer {
     type Bound = dyn BoundQuantizer;
-    const KIND: &'static str = "quantizer";
     const LAYOUTS: &'static [Layout] = PARTS;
     const SEES_PARTS: bool = true;
-
-    fn build(build: Build, config: &Value) -> Option<Result<Arc<Self>>> {
-        if let Build::Quantizer(build) = build { Some(build(config)) } else { None }
-    }
 
     fn bind_to(&self, cx: &BindCx<'_>) -> Result<Box<Self::Bound>> {
         self.bind(cx)
@@ -92,13 +106,8 @@ impl Unbound for dyn Quantizer {
 
 impl Unbound for dyn Coder {
     type Bound = dyn BoundCoder;
-    const KIND: &'static str = "coder";
     const LAYOUTS: &'static [Layout] = CODED;
     const SEES_PARTS: bool = true;
-
-    fn build(build: Build, config: &Value) -> Option<Result<Arc<Self>>> {
-        if let Build::Coder(build) = build { Some(build(config)) } else { None }
-    }
 
     fn bind_to(&self, cx: &BindCx<'_>) -> Result<Box<Self::Bound>> {
         self.bind(cx)
@@ -131,7 +140,7 @@ fn show_values(to: &mut dyn Accumulator, tile: &TileCx<'_>, cx: &PartCx, seed: u
 }
 
 /// Builds a stage of the kind that the suite claims.
-pub(crate) fn build<S: Unbound + ?Sized>(suite: &Suite, config: &Value) -> Result<Arc<S>, Failure> {
+pub(crate) fn build<S: Built + ?Sized>(suite: &Suite, config: &Value) -> Result<Arc<S>, Failure> {
     let built = S::build(suite.plugin.build, config);
     let built = built.ok_or_else(|| Failure::new(format!("{} is no {}", suite.plugin, S::KIND)))?;
     Ok(built?)

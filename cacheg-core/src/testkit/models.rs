@@ -11,6 +11,8 @@ use crate::{
 pub struct Model {
     /// What failures and [`Suite::refuses`](super::Suite::refuses) call it.
     pub name: &'static str,
+    /// What it is.
+    pub geometry: Geometry,
     /// Its planes.
     pub planes: Vec<Plane>,
 }
@@ -85,7 +87,10 @@ pub fn models() -> Result<Vec<Model>> {
     ];
     models
         .into_iter()
-        .map(|(name, layers)| Ok(Model { name, planes: Geometry::new(layers)?.planes() }))
+        .map(|(name, layers)| {
+            let geometry = Geometry::new(layers)?;
+            Ok(Model { name, planes: geometry.planes(), geometry })
+        })
         .collect()
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::bind::{Unbound, build};
+use super::bind::{Built, build};
 use super::suite::{Within, ensure, survive};
 use super::{Check, Failure, Suite};
 use crate::spec::{self, StageSpec};
@@ -11,7 +11,7 @@ use crate::{ErrorKind, Registry};
 /// Settings that no stage has.
 const UNKNOWN: &str = "no-such-setting";
 
-pub(crate) fn check<S: Unbound + ?Sized>(suite: &Suite) -> Check {
+pub(crate) fn check<S: Built + ?Sized>(suite: &Suite) -> Check {
     let plugin = &suite.plugin;
     Registry::new([*plugin])?;
     let line = |text: &str| !text.trim().is_empty() && !text.contains('\n');
@@ -28,7 +28,7 @@ pub(crate) fn check<S: Unbound + ?Sized>(suite: &Suite) -> Check {
 }
 
 /// The usage line is a spec of the stage that spells out the defaults.
-fn usage<S: Unbound + ?Sized>(suite: &Suite) -> Check {
+fn usage<S: Built + ?Sized>(suite: &Suite) -> Check {
     let stages = spec::parse(suite.plugin.usage)?;
     let [stage] = &stages[..] else { return Err(Failure::new("not one stage")) };
     ensure(stage.name == suite.plugin.name, || format!("names `{}`", stage.name))?;
@@ -45,7 +45,7 @@ fn usage<S: Unbound + ?Sized>(suite: &Suite) -> Check {
 }
 
 /// `config` is complete: the stage can be built from it again, also by way of a spec string.
-fn comes_back<S: Unbound + ?Sized>(suite: &Suite, config: &Value) -> Check {
+fn comes_back<S: Built + ?Sized>(suite: &Suite, config: &Value) -> Check {
     let stage = build::<S>(suite, config)?;
     ensure(stage.name() == suite.plugin.name, || format!("the stage calls itself `{}`", stage.name()))?;
     let config = stage.config();
@@ -60,7 +60,7 @@ fn comes_back<S: Unbound + ?Sized>(suite: &Suite, config: &Value) -> Check {
 }
 
 /// Settings that mean nothing are refused, with the stage and the setting named.
-fn refuses<S: Unbound + ?Sized>(suite: &Suite, config: &Value) -> Check {
+fn refuses<S: Built + ?Sized>(suite: &Suite, config: &Value) -> Check {
     let full = build::<S>(suite, config)?.config();
     let with = |key: &str, value: Value| {
         let mut config = object(&full)?.clone();
@@ -78,7 +78,7 @@ fn refuses<S: Unbound + ?Sized>(suite: &Suite, config: &Value) -> Check {
     Ok(())
 }
 
-fn refused<S: Unbound + ?Sized>(suite: &Suite, config: &Value) -> Result<String, Failure> {
+fn refused<S: Built + ?Sized>(suite: &Suite, config: &Value) -> Result<String, Failure> {
     let built = survive("building", || S::build(suite.plugin.build, config)).within(|| config.to_string())?;
     match built {
         Some(Err(error)) => {

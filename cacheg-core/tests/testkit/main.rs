@@ -6,6 +6,7 @@
 mod coder;
 mod golden;
 mod quantizer;
+mod select;
 mod settings;
 mod transform;
 

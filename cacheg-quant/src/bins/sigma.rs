@@ -8,6 +8,8 @@ use crate::carried;
 use crate::rounding::not_finite;
 use crate::rows::check;
 
+use super::unit::{Costs, Unit};
+
 const TENSOR: &str = "sigma";
 
 /// σ of every part, in the order of planes and parts.
@@ -32,12 +34,15 @@ pub(super) struct SigmaCalibrator {
     /// By plane, then part.
     roles: Vec<Vec<Role>>,
     source: Source,
+    /// What σ is replaced by, if it is.
+    costs: Option<Costs>,
 }
 
 impl SigmaCalibrator {
-    pub(super) fn new(cx: &BindCx<'_>) -> Self {
+    pub(super) fn new(cx: &BindCx<'_>, unit: Unit) -> Self {
         let roles = cx.parts.iter().map(|parts| parts.iter().map(|part| part.role).collect());
-        Self { roles: roles.collect(), source: cx.source }
+        let costs = (unit == Unit::Sensitivity).then(|| Costs::new(cx));
+        Self { roles: roles.collect(), source: cx.source, costs }
     }
 }
 
@@ -49,7 +54,12 @@ impl Calibrator for SigmaCalibrator {
     }
 
     fn finish(&self, planes: Vec<StageData>) -> Result<StageData> {
-        carried::join(TENSOR, &planes)
+        let data = carried::join(TENSOR, &planes)?;
+        let Some(costs) = &self.costs else { return Ok(data) };
+        let units = costs.units(&self.roles, &data.get_u16(TENSOR)?.1)?;
+        let mut data = StageData::new();
+        data.put_u16(TENSOR, &[units.len()], &units);
+        Ok(data)
     }
 }
 

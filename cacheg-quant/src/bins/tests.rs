@@ -226,6 +226,64 @@ fn sigma_is_calibrated_without_anchors() {
 }
 
 #[test]
+fn units_follow_from_sensitivities() {
+    let geometry = geometry_of(2, 1, 2, Dtype::F16);
+    let planes = geometry.planes();
+    let parts = vec![vec![Part::new(Role::Anchor, 2), Part::new(Role::Delta, 2)]; 4];
+    let mut statistics = cacheg_core::Statistics::new(&geometry, 1, 0).unwrap();
+    let counts = cacheg_core::Counts { contexts: 1, tokens: 1, continuation_tokens: 1, pairs: 1 };
+    let origin = cacheg_core::Origin { name: "x".into(), sha256: String::new() };
+    statistics.note(origin, counts).unwrap();
+    // Mean diagonals of 4, 1; 1/4 and hardly anything, which counts as 4 millionths.
+    for (layer, kind, traces) in [(0, "key", 8.0), (0, "value", 2.0), (1, "key", 0.5), (1, "value", 1e-30)] {
+        let sums = &mut statistics.layers_mut()[layer];
+        sums.residual = 1.0;
+        sums.get_mut(&format!("{kind}.sensitivity"))[0] = traces;
+    }
+    let stage = try_quantizer("bins(step=1;unit=sensitivity)").unwrap();
+    assert_eq!(stage.config()["unit"], "sensitivity");
+    assert!(try_quantizer("bins(step=1)").unwrap().config().get("unit").is_none());
+    let data = |cx: &BindCx<'_>| {
+        let calibrator = stage.calibrator(cx).unwrap();
+        let finish = planes.iter().map(|plane| {
+            let mut sums = calibrator.accumulator(plane);
+            let x = array![[3.0, -1.0], [3.0, -1.0]];
+            let part = PartCx::new(1, Role::Delta, 2, 2);
+            sums.observe(&TileCx::new(plane, 0, 3, 0), &part, Seen::Values(x.view())).unwrap();
+            sums.finish().unwrap()
+        });
+        calibrator.finish(finish.collect())
+    };
+    let cx = BindCx::new(&planes, &parts, None, Source::Profile);
+    assert!(data(&cx).unwrap_err().to_string().contains("--statistics"));
+    let cx = cx.with_statistics(Some(&statistics));
+    let units: Vec<f32> =
+        data(&cx).unwrap().get_u16("sigma").unwrap().1.into_iter().map(crate::carried::widen).collect();
+    // σ is 2 everywhere; units 1/2, 1, 2, 500 have the geometric mean 500^(1/4).
+    let scale = 2.0 / 500f32.powf(0.25);
+    for (got, want) in units.chunks_exact(2).zip([0.5, 1.0, 2.0, 500.0]) {
+        assert_eq!(got[0], 0.0, "anchors");
+        assert!((got[1] / (scale * want) - 1.0).abs() < 0.004, "{units:?}");
+    }
+    // Sinks cost nothing unless there are no anchors; then those of layer 0's keys, 1,000 times.
+    statistics.layers_mut()[0].get_mut("key.sink_sensitivity")[0] = 8_000.0;
+    let cx = BindCx::new(&planes, &parts, None, Source::Profile).with_statistics(Some(&statistics));
+    let again = data(&cx).unwrap().get_u16("sigma").unwrap().1;
+    assert_eq!(again.iter().map(|bits| crate::carried::widen(*bits)).collect::<Vec<_>>(), units);
+    let whole = one_part(&planes, Role::Whole);
+    let cx = BindCx::new(&planes, &whole, None, Source::Profile).with_statistics(Some(&statistics));
+    let costs = unit::Costs::new(&cx);
+    let roles = vec![vec![Role::Whole]; 4];
+    let one = crate::carried::bf16(1.0);
+    let units = costs.units(&roles, &[one; 4]).unwrap().into_iter().map(crate::carried::widen);
+    let units: Vec<f32> = units.collect();
+    // (8 + 8,000) / 2 channels / 2 pairs against 2 / 2 / 2.
+    assert!((units[1] / units[0] / 4_004f32.sqrt() - 1.0).abs() < 0.01, "{units:?}");
+    let chunk = BindCx::new(&planes, &parts, None, Source::Chunk);
+    assert!(data(&chunk).unwrap_err().to_string().contains("needs a profile"));
+}
+
+#[test]
 fn no_rows() {
     let planes = planes(1, 1, 4);
     let bound = bind_quantizer("bins", &planes, Role::Whole, None);
@@ -247,6 +305,8 @@ fn settings_are_checked() {
         ("bins(step=1;reach=0)", "`reach`"),
         ("bins(step=1;reach=128)", "`reach`"),
         ("bins(scale=f8)", "f8"),
+        ("bins(unit=sensitivity)", "`unit`"),
+        ("bins(step=1;unit=parsec)", "parsec"),
     ] {
         let message = try_quantizer(bad).unwrap_err().to_string();
         assert!(message.contains("bins") && message.contains(setting), "{bad}: {message}");

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cacheg::core::{Backend, Cpu, ResultExt};
-use cacheg::{Error, KvFile, Limits, Pipeline, Preset, Profile, Registry, Result};
+use cacheg::core::{Backend, Cpu, Importance, ResultExt};
+use cacheg::{Error, KvFile, Limits, Pipeline, Preset, Profile, Registry, Result, Statistics};
 
 /// Which pipeline.
 #[derive(clap::Args)]
@@ -39,11 +39,21 @@ pub(crate) fn kv(path: &Path) -> Result<KvFile> {
     KvFile::open(path, &Limits::default())
 }
 
+/// How much attention its tokens got, if that is known and somebody asks.
+pub(crate) fn importance(file: &KvFile, path: &Path, wanted: bool) -> Result<Option<Importance>> {
+    if wanted { file.importance().at(|| path.display()) } else { Ok(None) }
+}
+
 /// Reads a profile, if one is given.
 pub(crate) fn profile(path: Option<&PathBuf>) -> Result<Option<Profile>> {
     let Some(path) = path else { return Ok(None) };
     let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
     Profile::from_bytes(bytes).at(|| path.display()).map(Some)
+}
+
+/// Reads statistics, if some are given.
+pub(crate) fn statistics(path: Option<&Path>) -> Result<Option<Statistics>> {
+    path.map(Statistics::open).transpose()
 }
 
 /// Reads a container.

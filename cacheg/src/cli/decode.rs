@@ -13,7 +13,7 @@ use cacheg::report::{Report, progress};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  cacheg decode kv.cgkv -o kv.safetensors\n  cacheg decode kv.cgkv -o kv.safetensors --profile model.cgprof"
+    after_help = "Examples:\n  cacheg decode kv.cgkv -o kv.safetensors\n  cacheg decode kv.cgkv -o kv.safetensors --profile model.cgprof\n\nOf a container with dropped tokens every head has its own rows: tensors `layers.{i}.positions`, [kv_heads, tokens], say\nwhere each was in the model's sequence, the metadata `context_tokens` and `next_position` how long that was and where\nit goes on."
 )]
 pub(crate) struct Args {
     /// The container
@@ -44,36 +44,38 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bytes = args::container(&args.input)?;
     let mut limits = Limits::default();
     limits.max_output = u64::from(args.max_output) << 30;
-    let header = Container::parse(&bytes, &limits).at(|| args.input.display())?.header;
+    let container = Container::parse(&bytes, &limits).at(|| args.input.display())?;
+    let (rows, header) = (container.rows() as u64, container.header);
     let mut out = OutputFile::create(&args.output, args.force)?;
-    let bar = progress(header.geometry.values_per_token() * header.tokens, "decoding");
+    let bar = progress(header.geometry.values_per_token() * rows, "decoding");
     let backend = args.device.backend();
     let decode = flow::Decode { registry: &registry, profile: profile.as_ref(), backend: &*backend };
     let start = Instant::now();
     let decoded = decode.run(&bytes, &limits, &|n| bar.inc(n)).at(|| args.input.display())?;
     let seconds = start.elapsed().as_secs_f64();
     // What the geometry says of RoPE and positions, and over it the source's own words.
-    let mut metadata = kv_metadata(&decoded.cache.view());
-    metadata.extend(decoded.metadata);
-    write_kv(&mut out, &decoded.cache.view(), &metadata).at(|| args.output.display())?;
+    let view = decoded.view()?;
+    let mut metadata = kv_metadata(&view);
+    metadata.extend(decoded.metadata.clone());
+    write_kv(&mut out, &view, &metadata).at(|| args.output.display())?;
     out.commit()?;
     bar.finish_and_clear();
-    let raw = header.geometry.bytes_per_token() * header.tokens;
+    let raw = header.geometry.bytes_per_token() * rows;
     let mut report = Report::new("cacheg");
     report.row(json!({
         "name": args.output.display().to_string(),
-        "tokens": header.tokens,
+        "tokens": rows,
+        "context_tokens": header.tokens,
         "bytes": raw,
         "device": backend.name(),
         "decode_mb_s": raw as f64 / 1e6 / seconds,
     }));
     report.print(args.json, |report| {
-        report.table(&[
-            ("name", "file", 0),
-            ("tokens", "tokens", 0),
-            ("bytes", "bytes", 0),
-            ("device", "device", 0),
-            ("decode_mb_s", "MB/s", 0),
-        ])
+        let mut columns = vec![("name", "file", 0), ("tokens", "tokens", 0)];
+        if rows != header.tokens {
+            columns.push(("context_tokens", "of", 0));
+        }
+        columns.extend([("bytes", "bytes", 0), ("device", "device", 0), ("decode_mb_s", "MB/s", 0)]);
+        report.table(&columns)
     })
 }

@@ -13,7 +13,7 @@ use cacheg::report::{Report, per_value, progress};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  cacheg encode kv.safetensors -o kv.cgkv\n  cacheg encode kv.safetensors -o kv.cgkv --preset cachegen-paper --level 0 --profile model.cgprof\n  cacheg encode kv.safetensors -o kv.cgkv --pipeline 'anchor-delta(group=10)|bins(k=32,16,16;v=32,16)|rans(tables=channel)'\n\nWithout --profile each chunk is calibrated by itself and carries its tables."
+    after_help = "Examples:\n  cacheg encode kv.safetensors -o kv.cgkv\n  cacheg encode kv.safetensors -o kv.cgkv --preset cachegen-paper --level 0 --profile model.cgprof\n  cacheg encode kv.safetensors -o kv.cgkv --pipeline 'anchor-delta(group=10)|bins(k=32,16,16;v=32,16)|rans(tables=channel)'\n  cacheg encode kv.safetensors -o kv.cgkv --pipeline 'h2o(keep=0.5)|mean|bins(step=0.5)|rans'\n\nWithout --profile each chunk is calibrated by itself and carries its tables.\nA select stage (h2o) drops tokens. The input must say how much attention they got: `cacheg-bench prefill --statistics`\nwrites such files."
 )]
 pub(crate) struct Args {
     /// The KV cache: tensors `layers.{i}.key` and `layers.{i}.value`, or one stacked `kv`
@@ -43,14 +43,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let chunk_tokens = args.chunk_tokens.map_or(chunk_tokens, |tokens| tokens as usize);
     let profile = args::profile(args.profile.as_ref())?;
     let file = args::kv(&args.input)?;
+    let importance = args::importance(&file, &args.input, pipeline.selects())?;
+    let view = file.view().with_importance(importance.as_ref())?;
     let mut out = OutputFile::create(&args.output, args.force)?;
     let encoder = Encoder::new(pipeline, file.geometry(), profile.as_ref())?;
     let values = file.geometry().values_per_token() * file.tokens() as u64;
     let bar = progress(values, "encoding");
     let start = Instant::now();
-    let bytes =
-        flow::encode(&file.view(), file.metadata(), &encoder, chunk_tokens, &mut out, &|n| bar.inc(n))
-            .at(|| args.input.display())?;
+    let bytes = flow::encode(&view, file.metadata(), &encoder, chunk_tokens, &mut out, &|n| bar.inc(n))
+        .at(|| args.input.display())?;
     let seconds = start.elapsed().as_secs_f64();
     out.commit()?;
     bar.finish_and_clear();

@@ -59,6 +59,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if sums.undivided > 0 {
         row("tiles (give --profile to divide them)".into(), sums.undivided);
     }
+    if sums.kept_sets > 0 {
+        row("which tokens were kept".into(), sums.kept_sets);
+    }
     for (stage, bytes) in &sums.carried {
         row(format!("data carried for `{stage}`"), *bytes);
     }
@@ -71,6 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     row("file".into(), total);
     let first = container.chunks.first();
     report.field("tokens", header.tokens);
+    report.field("kept_tokens", container.rows());
     report.field("chunks", header.chunks);
     report.field("bytes", bytes.len());
     report.field("bits_per_value", per_value(bytes.len() as u64, values));
@@ -87,6 +91,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             if header.chunks == 1 { "" } else { "s" },
             header.position
         );
+        if sums.kept_sets > 0 {
+            let kept: Vec<String> = container.chunks.iter().map(kept).collect();
+            let _ = writeln!(
+                text,
+                "kept by each head (bits/value below are of the whole):\n    {} tokens, by chunk {}",
+                container.rows(),
+                shortened(&kept)
+            );
+        }
         let _ = writeln!(text, "geometry:\n{}", geometry(&header.geometry));
         if let Some(chunk) = first {
             let _ = writeln!(text, "stages:\n{}", stages(chunk.pipeline()));
@@ -125,6 +138,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 #[derive(Default)]
 struct Sums {
     bytes: ChunkBytes,
+    /// Sets of kept tokens.
+    kept_sets: usize,
     carried: Vec<(String, usize)>,
     undivided: usize,
     ideal_bits: Option<f64>,
@@ -139,7 +154,9 @@ impl Sums {
         } else {
             chunk.account(&*chunk.bind(registry, profile)?)?
         };
-        for (stage, bytes) in chunk.pipeline().iter().zip(&sizes.carried) {
+        let selects = usize::from(chunk.selects());
+        self.kept_sets += sizes.carried[..selects].iter().sum::<usize>();
+        for (stage, bytes) in chunk.pipeline().iter().zip(&sizes.carried).skip(selects) {
             match self.carried.iter_mut().find(|(name, _)| *name == stage.name) {
                 Some((_, sum)) => *sum += bytes,
                 None => self.carried.push((stage.name.clone(), *bytes)),
@@ -160,8 +177,22 @@ impl Sums {
     fn total(&self, header: usize) -> usize {
         header
             + self.undivided
+            + self.kept_sets
             + self.bytes.total()
             + self.carried.iter().map(|(_, bytes)| bytes).sum::<usize>()
+    }
+}
+
+fn kept(chunk: &Chunk<'_>) -> String {
+    format!("{} of {}", chunk.rows(), chunk.tokens().len())
+}
+
+/// A list that may be long.
+fn shortened(items: &[String]) -> String {
+    const SHOWN: usize = 4;
+    match items.len().checked_sub(SHOWN) {
+        None | Some(0) => items.join(", "),
+        Some(more) => format!("{} and {more} more", items[..SHOWN].join(", ")),
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn stages(args: &Args) -> Result<()> {
             ("usage", "settings and defaults", 0),
             ("summary", "what it does", 0),
         ]);
-        format!("{table}\n\nA pipeline is any number of transforms, one quantizer and one coder, joined by `|`:\n  cacheg encode kv.safetensors -o kv.cgkv --pipeline 'mean|uniform(bits=4;group=32)|rans(tables=class)'")
+        format!("{table}\n\nA pipeline is at most one select stage, any number of transforms, one quantizer and one coder, joined by `|`:\n  cacheg encode kv.safetensors -o kv.cgkv --pipeline 'mean|uniform(bits=4;group=32)|rans(tables=class)'")
     })
 }
 

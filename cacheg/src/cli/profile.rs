@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use cacheg::output::OutputFile;
-use cacheg::{Error, Pipeline, Result, calibrate};
+use cacheg::{Error, Pipeline, Result, calibrate_with};
 use serde_json::json;
 
 use super::args;
@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Further pipelines, as spec strings
     #[arg(long, value_name = "SPEC")]
     pipeline: Vec<String>,
+    /// Statistics of the model (.cgstat), for stages that use them; `cacheg-bench calibrate` makes some
+    #[arg(long, value_name = "FILE")]
+    statistics: Option<PathBuf>,
     /// Tokens per chunk
     #[arg(long, value_name = "N", default_value = "1500", value_parser = clap::value_parser!(u32).range(1..))]
     chunk_tokens: u32,
@@ -49,14 +52,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         specs.extend(cacheg::preset(name)?.levels);
     }
     let pipelines = specs.iter().map(|spec| Pipeline::parse(&registry, spec)).collect::<Result<Vec<_>>>()?;
+    let statistics = args::statistics(args.statistics.as_deref())?;
     let files = args.inputs.iter().map(|path| args::kv(path)).collect::<Result<Vec<_>>>()?;
     let mut out = OutputFile::create(&args.output, args.force)?;
-    let views: Vec<_> = files.iter().map(cacheg::KvFile::view).collect();
+    let selects = pipelines.iter().any(Pipeline::selects);
+    let known = files.iter().zip(&args.inputs).map(|(file, path)| args::importance(file, path, selects));
+    let known = known.collect::<Result<Vec<_>>>()?;
+    let views = files.iter().zip(&known).map(|(file, known)| file.view().with_importance(known.as_ref()));
+    let views = views.collect::<Result<Vec<_>>>()?;
     let tokens: u64 = views.iter().map(|view| view.tokens() as u64).sum();
     // At most one pass over everything for each stage.
     let passes: usize = pipelines.iter().map(|pipeline| pipeline.specs().len()).sum();
     let bar = progress(tokens * passes as u64, "calibrating");
-    let profile = calibrate(&pipelines, &views, args.chunk_tokens as usize, &|n| bar.inc(n))?;
+    let chunk = args.chunk_tokens as usize;
+    let profile = calibrate_with(&pipelines, &views, chunk, statistics.as_ref(), &|n| bar.inc(n))?;
     out.write_all(profile.bytes()).map_err(|e| Error::io("cannot write", &args.output, e))?;
     out.commit()?;
     bar.finish_and_clear();
@@ -65,6 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.field("bytes", profile.bytes().len());
     report.field("contexts", profile.contexts());
     report.field("tokens", profile.tokens());
+    report.field("statistics", profile.statistics());
     for stages in profile.sections() {
         report.row(json!({"name": cacheg::spec::format(stages)}));
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use cacheg::core::{Cpu, Dtype, LayerGroup, Pairing, Rope, Shape};
+use cacheg::core::{Cpu, Dtype, Importance, LayerGroup, Pairing, Rope, Shape};
 use cacheg::{Encoder, Geometry, KvCache, Limits, PRESETS, Pipeline, Profile, Registry, Result, flow};
 
 /// Every level of every preset, and pipelines that use every other stage and setting of weight.
@@ -17,6 +17,9 @@ pub(crate) fn specs() -> Vec<&'static str> {
         "anchor-delta(group=4)|uniform(bits=5;axis=channel,token;group=8)|rans(tables=one)",
         "bytes|range(tables=one)",
         "bytes|raw",
+        "sinks(first=2;last=3)|mean|bins(step=0.25)|rans(tables=layer)",
+        "mean|sinks(first=1)|uniform(bits=4)|raw",
+        "mean|bins(step=0.5;level=1;reach=15)|rans(tables=channel;carried=class)",
     ]);
     specs
 }
@@ -43,6 +46,60 @@ pub(crate) fn mixed() -> Geometry {
         LayerGroup { value: shape(1, 1, Dtype::F16), ..none },
     ])
     .unwrap()
+}
+
+/// Layers that differ, but have as many heads in their keys as in their values.
+pub(crate) fn even() -> Geometry {
+    let none = LayerGroup { repeat: 1, key: None, value: None, latent: None, rope: None };
+    let rope = Rope { theta: 10_000.0, dims: 8, start: 0, pairing: Pairing::Half, scaling: None };
+    Geometry::new([
+        LayerGroup {
+            repeat: 2,
+            key: shape(2, 8, Dtype::F16),
+            value: shape(2, 8, Dtype::F16),
+            rope: Some(rope),
+            ..none
+        },
+        LayerGroup { key: shape(3, 7, Dtype::Bf16), value: shape(3, 5, Dtype::F32), ..none },
+        LayerGroup { latent: shape(1, 12, Dtype::F16), ..none },
+        LayerGroup { key: shape(2, 4, Dtype::F8E4m3), value: shape(2, 4, Dtype::F8E5m2), ..none },
+    ])
+    .unwrap()
+}
+
+/// Attention of two query heads for each KV head: most of it to few tokens.
+pub(crate) fn importance(geometry: &Geometry, tokens: usize, seed: u64) -> Importance {
+    let mut random = cacheg::core::testkit::Random::new(seed);
+    let mut importance = Importance::new(tokens, Some(8));
+    for group in geometry.groups() {
+        let heads = group.key.or(group.latent).or(group.value).unwrap().heads as usize;
+        for _ in 0..group.repeat {
+            let mut sums = || -> Vec<f32> {
+                let mut sum =
+                    |_| if random.below(8) == 0 { 8.0 } else { 0.5 } + random.below(64) as f32 / 64.0;
+                (0..2 * heads * tokens).map(&mut sum).collect()
+            };
+            let (accumulated, recent) = (sums(), sums());
+            importance.push_layer(heads, &accumulated, &recent).unwrap();
+        }
+    }
+    importance
+}
+
+/// Encodes with an importance.
+pub(crate) fn encode_with(
+    registry: &Registry,
+    spec: &str,
+    kv: &KvCache,
+    importance: &Importance,
+    profile: Option<&Profile>,
+    chunk: usize,
+) -> Result<Vec<u8>> {
+    let encoder = Encoder::new(Pipeline::parse(registry, spec)?, kv.geometry(), profile)?;
+    let view = kv.view().with_importance(importance)?;
+    let mut bytes = Vec::new();
+    flow::encode(&view, &BTreeMap::new(), &encoder, chunk, &mut bytes, &|_| ())?;
+    Ok(bytes)
 }
 
 /// Values with an offset and a spread per channel and a large first token.

@@ -7,7 +7,7 @@ use cacheg::core::Dtype;
 use cacheg::{KvFile, KvView, Limits};
 
 use super::{bits, with_dtype};
-use crate::llm::{KvState, Model, Statistics, Step, Tokenizer, resolve};
+use crate::llm::{AttentionSums, KvState, Model, Step, Tokenizer, resolve};
 
 struct Real {
     model: Model,
@@ -134,7 +134,7 @@ fn chunks_batches_and_replaced_caches_change_no_bit() {
     assert_eq!(bits(&logits.narrow(0, 17, 1).unwrap()), bits(&one));
 
     // An observer only looks on, and weights are shares.
-    let statistics = Statistics::new(model.hyper(), tokens.len(), 64);
+    let statistics = AttentionSums::new(model.hyper(), tokens.len(), 64);
     let mut kv = KvState::new(model.geometry());
     model.prefill(tokens, &mut kv, Some(&statistics), &|_, _| ()).unwrap();
     assert_eq!(kv, whole);

@@ -6,7 +6,7 @@ use cacheg::core::{Dtype, RopeScaling};
 use candle_core::{Device, Tensor};
 
 use super::{bits, floats, tiny, with_dtype};
-use crate::llm::{KvState, Model, Statistics, Step, Tokenizer};
+use crate::llm::{AttentionSums, KvState, Model, Step, Tokenizer};
 
 struct Expected {
     tokens: Vec<u32>,
@@ -120,7 +120,7 @@ fn statistics_follow_from_queries_and_keys() {
     let (heads, dim, group) = (model.hyper().heads, model.hyper().head_dim, model.hyper().group());
     let tokens = expected("gguf").tokens;
     let n = tokens.len();
-    let statistics = Statistics::new(model.hyper(), n, RECENT);
+    let statistics = AttentionSums::new(model.hyper(), n, RECENT);
     let mut kv = KvState::new(model.geometry());
     // In two prefills, the second of which begins inside the last queries.
     model.prefill(&tokens[..n - 3], &mut kv, Some(&statistics), &|_, _| ()).unwrap();
