@@ -6,7 +6,7 @@ mod bootstrap;
 #[cfg(feature = "llm")]
 mod calibrate;
 mod codec;
-#[cfg_attr(not(feature = "llm"), expect(dead_code, reason = "others only read tables"))]
+#[cfg_attr(not(any(feature = "llm", test)), expect(dead_code, reason = "others only read tables"))]
 mod comma;
 mod labels;
 #[cfg(feature = "llm")]

@@ -168,7 +168,9 @@ fn pages_are_made_of_grids_and_of_quality() {
     let both = std::fs::read_to_string(folder.join("both.html")).unwrap();
     assert!(both.contains("A &amp; B") && both.contains("mean step=1") && both.contains("cachegen-paper@2"));
     assert!(error(folder, &["report", "q.json", "-o", "both.html"]).contains("--force"));
-    assert!(error(folder, &["report", "g.toml", "-o", "x.html"]).contains("nothing to report"));
+    assert!(error(folder, &["report", "g.toml", "-o", "x.html"]).contains("g.toml: "));
+    std::fs::write(folder.join("empty.json"), r#"{"rows": []}"#).unwrap();
+    assert!(error(folder, &["report", "empty.json", "-o", "x.html"]).contains("nothing to report"));
     assert!(error(folder, &["report", "no.json", "-o", "x.html"]).contains("cannot read no.json"));
     assert!(!folder.join("x.html").exists());
 }
