@@ -16,13 +16,6 @@ use crate::{
 /// that its scratch stays in a core's L2 cache.
 const TARGET_VALUES: usize = 1 << 17;
 
-/// Rows that vector coders do at a time.
-const LANES: usize = 32;
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 /// How a chunk is cut into tiles: every `planes` consecutive planes by every `rows` consecutive tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -66,13 +59,7 @@ impl Layout {
         let channels = planes.iter().map(Plane::channels).max().unwrap_or(1);
         let most = (TARGET_VALUES / channels).max(1);
         let blocks = tokens.div_ceil(most).max(1);
-        let rows = tokens.div_ceil(blocks);
-        // Vector coders have lanes for 32 rows: what does not fill them costs as much as what does.
-        let multiple = match LANES / gcd(LANES, row_multiple) * row_multiple {
-            multiple if blocks > 1 && multiple <= rows => multiple,
-            _ => row_multiple,
-        };
-        let rows = rows.next_multiple_of(multiple).max(1);
+        let rows = tokens.div_ceil(blocks).next_multiple_of(row_multiple).max(1);
         let shared = TARGET_VALUES / (channels * rows.min(tokens.max(1)));
         Self { tokens, rows, planes: shared.clamp(1, planes.len().max(1)), all_planes: planes.len() }
     }

@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// The table; beside it, OUTPUT.settings.json [default: the grid's name with .csv, in this folder]
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// A page with curves and tables of all rows, see `cacheg-bench report`
+    /// A page with curves and tables of all rows, see `cacheg-bench report`; replaced when a run goes on
     #[arg(long, value_name = "HTML")]
     report: Option<PathBuf>,
     /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// List the codecs and stop
     #[arg(long)]
     list: bool,
-    /// Begin anew where there are results; replace the page
+    /// Begin anew where there are results, and replace the page
     #[arg(long)]
     force: bool,
     /// Report as JSON
@@ -76,12 +76,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.list {
         return list(&grid.points, args.json);
     }
-    // A page is made anew each time: only another's would be a loss.
-    let page = args.report.as_ref().map(|path| OutputFile::create(path, args.force)).transpose()?;
     let output = args.output.clone().unwrap_or_else(|| {
         let stem = args.grid.file_stem().unwrap_or_default();
         PathBuf::from(stem).with_extension("csv")
     });
+    // Going on with a table replaces its page: all rows will be in the new one.
+    let replace = args.force || output.exists();
+    let page = args.report.as_ref().map(|path| OutputFile::create(path, replace)).transpose()?;
     let statistics = grid.statistics.as_deref().map(Statistics::open).transpose()?;
     let path = resolve(args.model.as_deref())?;
     let lengths = Lengths { tokens: grid.tokens, continuation: grid.continuation, greedy: grid.greedy };

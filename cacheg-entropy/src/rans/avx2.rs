@@ -514,16 +514,18 @@ unsafe fn step_after<const MODE: u8>(
 
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
 fn decode<const N: usize, const MODE: u8>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
-    let (columns, steps) = (runs[0].columns.len(), runs[0].steps);
+    let (columns, steps, part) = (runs[0].columns.len(), runs[0].steps, runs[0].more > 0);
     let all = Pair::all(-1);
     let mut lanes = [Lane { lo: all, hi: all }; N];
     let mut words = [std::ptr::null::<[u8; 2]>(); N];
     let mut last = words;
     for i in 0..N {
         let run = &mut runs[i];
-        let needed = steps * words_per_step(MODE);
+        let all = run.all_steps();
+        let needed = all * words_per_step(MODE);
         assert!(run.columns.len() == columns && run.steps == steps && run.words.len() >= needed);
-        assert!(run.stride >= steps && run.out.len() >= (columns - 1) * run.stride + steps);
+        assert!(run.stride >= all && run.out.len() >= (columns - 1) * run.stride + all);
+        assert!(if part { run.more > 0 && steps > 0 } else { run.more == 0 });
         lanes[i] = Lane::load(run.state);
         words[i] = run.words.as_ptr();
         // A column may begin with its words here at the latest.
@@ -553,6 +555,19 @@ fn decode<const N: usize, const MODE: u8>(mut runs: [DecodeRun<'_, '_>; N]) -> u
                     store_step(runs[i].out.get_unchecked_mut(at), symbols);
                 }
             }
+        }
+        for i in 0..if part { N } else { 0 } {
+            let at = column * runs[i].stride + steps;
+            let (before, mask) = (lanes[i], lanes_mask(0..runs[i].more));
+            // SAFETY: there are words for this step as well, its item in `out`, and whole steps before it.
+            unsafe {
+                let last = Some(runs[i].out.get_unchecked(at - 1));
+                let symbols =
+                    step_after::<MODE>(last, limits[i], &mut lanes[i], mask, &tables[i], &mut words[i]);
+                let symbols = _mm256_and_si256(symbols, mask.mask_bytes());
+                store_step(runs[i].out.get_unchecked_mut(at), symbols);
+            }
+            lanes[i] = before.merge(mask, lanes[i]);
         }
         column += 1;
     }
@@ -870,15 +885,17 @@ unsafe fn encode_after<const MODE: u8, const WIDE: bool>(
 
 #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
 fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
-    let (columns, steps) = (runs[0].columns.len(), runs[0].steps);
+    let (columns, steps, part) = (runs[0].columns.len(), runs[0].steps, runs[0].more > 0);
     let all = Pair::all(-1);
     let mut lanes = [Lane { lo: all, hi: all }; N];
     let mut room = [std::ptr::null_mut::<[u8; 2]>(); N];
     for i in 0..N {
         let run = &mut runs[i];
-        assert!(run.columns.len() == columns && run.steps == steps && run.stride >= steps);
-        assert!(run.symbols.len() >= (columns - 1) * run.stride + steps);
-        assert!(run.room.len() >= columns * steps * words_per_step(MODE));
+        let all = run.all_steps();
+        assert!(run.columns.len() == columns && run.steps == steps && run.stride >= all);
+        assert!(run.symbols.len() >= (columns - 1) * run.stride + all);
+        assert!(if part { run.more > 0 && steps > 0 } else { run.more == 0 });
+        assert!(run.room.len() >= run.words(MODE));
         lanes[i] = Lane::load(run.state);
         room[i] = run.room.as_mut_ptr();
     }
@@ -888,6 +905,19 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
             filled[i].fill::<MODE>(&runs[i], column);
         }
         let wide = filled.iter().flat_map(|column| column.tables).any(|table| table.wide);
+        for i in 0..if part { N } else { 0 } {
+            let (before, mask) = (lanes[i], lanes_mask(LANES - runs[i].more..LANES));
+            // SAFETY: there are whole steps before this one. Vectors may reach into what they have room for; they
+            // come next.
+            unsafe {
+                let at = column * runs[i].stride + steps;
+                let (symbols, last) =
+                    (runs[i].symbols.get_unchecked(at), runs[i].symbols.get_unchecked(at - 1));
+                let (lane, room) = (&mut lanes[i], &mut room[i]);
+                encode_after::<MODE, true>(Some(last), lane, mask, symbols, &filled[i], room);
+            }
+            lanes[i] = before.merge(mask, lanes[i]);
+        }
         for step in (0..steps).rev() {
             for i in 0..N {
                 // SAFETY: all columns have `steps` symbols and room for as many words as they can need.

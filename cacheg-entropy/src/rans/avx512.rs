@@ -127,6 +127,16 @@ impl Lane {
         store(&mut state.lo, self.lo);
         store(&mut state.hi, self.hi);
     }
+
+    /// Itself, but `other` in the lanes of a mask.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+    fn merge(self, mask: __mmask32, other: Self) -> Self {
+        Self {
+            lo: _mm512_mask_mov_epi16(self.lo, mask, other.lo),
+            hi: _mm512_mask_mov_epi16(self.hi, mask, other.hi),
+        }
+    }
 }
 
 /// `x`, but in the lanes of `mask` the entries of `table` at `index`.
@@ -403,16 +413,18 @@ fn find_symbol<const MODE: u8>(x: Lane, column: &mut Column<'_>) -> (__m512i, La
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn decode<const N: usize, const MODE: u8>(mut runs: [DecodeRun<'_, '_>; N]) -> usize {
     let columns = runs[0].columns.len();
-    let steps = runs[0].steps;
+    let (steps, part) = (runs[0].steps, runs[0].more > 0);
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut words = [std::ptr::null::<[u8; 2]>(); N];
     let mut last = words;
     for i in 0..N {
         let run = &mut runs[i];
-        let needed = steps * words_per_step(MODE);
+        let all = run.all_steps();
+        let needed = all * words_per_step(MODE);
         assert!(run.columns.len() == columns && run.steps == steps && run.words.len() >= needed);
-        assert!(run.stride >= steps && run.out.len() >= (columns - 1) * run.stride + steps);
+        assert!(run.stride >= all && run.out.len() >= (columns - 1) * run.stride + all);
+        assert!(if part { run.more > 0 && steps > 0 } else { run.more == 0 });
         lanes[i] = Lane::load(run.state);
         words[i] = run.words.as_ptr();
         // A column may begin with its words here at the latest.
@@ -497,40 +509,74 @@ unsafe fn decode_column<const N: usize, const MODE: u8>(
             }
         }
     }
+    if runs[0].more > 0 {
+        each_stream!(i < N, {
+            let mask = first_lanes(runs[i].more);
+            // SAFETY: there are words for this step as well, and it has its item in `out`.
+            unsafe {
+                let symbol = step_part::<MODE>(&mut lanes[i], mask, &mut columns[i], &mut words[i]);
+                _mm256_storeu_si256(out[i].cast(), _mm512_cvtepi16_epi8(symbol));
+            }
+        });
+    }
+}
+
+/// So many lanes, the first ones.
+#[inline]
+fn first_lanes(active: usize) -> __mmask32 {
+    (!0u32).unbounded_shr(32 - active as u32)
+}
+
+/// [`step`] in the lanes of a mask; the others' symbols are 0.
+///
+/// # Safety
+/// As for [`step`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
+unsafe fn step_part<const MODE: u8>(
+    lane: &mut Lane,
+    active: __mmask32,
+    column: &mut Column<'_>,
+    words: &mut *const [u8; 2],
+) -> __m512i {
+    let before = *lane;
+    let (mut symbol, x) = find_symbol::<MODE>(before, column);
+    // SAFETY: the caller's promise; no more words are used than there are lanes.
+    let (mut x, used) = unsafe { refill(x, active, fetch(*words)) };
+    // SAFETY: as above.
+    *words = unsafe { words.add(used) };
+    if MODE == SPLIT {
+        let (whole, y) = low_bits(symbol, x, &column.tables[0]);
+        symbol = whole;
+        // SAFETY: as above.
+        let (y, used) = unsafe { refill(y, active, fetch(*words)) };
+        // SAFETY: as above.
+        *words = unsafe { words.add(used) };
+        x = y;
+    }
+    *lane = before.merge(active, x);
+    _mm512_maskz_mov_epi16(active, symbol)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn decode_part<const MODE: u8>(run: DecodeRun<'_, '_>, active: usize) {
-    let mask = (!0u32).unbounded_shr(32 - active as u32);
+    let mask = first_lanes(active);
     let mut column = Column::new::<MODE>(&run, 0);
-    let before = Lane::load(run.state);
-    let (mut symbol, x) = match run.before {
-        None if MODE == CONTEXTS => find_symbol::<PLAIN>(before, &mut column),
-        _ => find_symbol::<MODE>(before, &mut column),
+    let mut lane = Lane::load(run.state);
+    assert!(run.words.len() >= words_per_step(MODE));
+    let mut words = run.words.as_ptr();
+    // SAFETY: just checked; at the end both point into the same words.
+    let (symbol, used) = unsafe {
+        let symbol = match run.before {
+            None if MODE == CONTEXTS => step_part::<PLAIN>(&mut lane, mask, &mut column, &mut words),
+            _ => step_part::<MODE>(&mut lane, mask, &mut column, &mut words),
+        };
+        (symbol, words.offset_from(run.words.as_ptr()))
     };
-    let (mut x, used) = refill(x, mask, load_words(run.words));
-    *run.words = &run.words[used..];
-    if MODE == SPLIT {
-        let (whole, y) = low_bits(symbol, x, &column.tables[0]);
-        symbol = whole;
-        let (y, used) = refill(y, mask, load_words(run.words));
-        *run.words = &run.words[used..];
-        x = y;
-    }
-    let lo = _mm512_mask_mov_epi16(before.lo, mask, x.lo);
-    let hi = _mm512_mask_mov_epi16(before.hi, mask, x.hi);
-    Lane { lo, hi }.store(run.state);
-    let symbols = _mm512_cvtepi16_epi8(_mm512_maskz_mov_epi16(mask, symbol));
+    *run.words = &run.words[used as usize..];
+    lane.store(run.state);
     // SAFETY: 32 bytes.
-    unsafe { _mm256_storeu_si256(run.out[0].as_mut_ptr().cast(), symbols) };
-}
-
-/// The first 32 words.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
-fn load_words(words: &[[u8; 2]]) -> __m512i {
-    // SAFETY: 64 bytes.
-    unsafe { _mm512_loadu_si512(words[..LANES].as_ptr().cast()) }
+    unsafe { _mm256_storeu_si256(run.out[0].as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbol)) };
 }
 
 /// Takes words out of the lanes where `x` would overflow; returns the words in front and their number.
@@ -698,7 +744,7 @@ fn encode_step<const MODE: u8, const WIDE: bool>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
     let columns = runs[0].columns.len();
-    let steps = runs[0].steps;
+    let (steps, part) = (runs[0].steps, runs[0].more > 0);
     let zero = _mm512_setzero_si512();
     let mut lanes = [Lane { lo: zero, hi: zero }; N];
     let mut room = [std::ptr::null_mut::<[u8; 2]>(); N];
@@ -706,10 +752,11 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
     for i in 0..N {
         let run = &mut runs[i];
         ahead[i] = run.ahead.lines();
-        let all = steps * columns;
-        assert!(run.columns.len() == columns && run.steps == steps && run.stride >= steps);
-        assert!(run.symbols.len() >= (columns - 1) * run.stride + steps);
-        assert!(run.room.len() >= all * words_per_step(MODE));
+        let all = run.all_steps();
+        assert!(run.columns.len() == columns && run.steps == steps && run.stride >= all);
+        assert!(run.symbols.len() >= (columns - 1) * run.stride + all);
+        assert!(if part { run.more > 0 && steps > 0 } else { run.more == 0 });
+        assert!(run.room.len() >= run.words(MODE));
         lanes[i] = Lane::load(run.state);
         room[i] = run.room.as_mut_ptr();
     }
@@ -738,7 +785,7 @@ fn encode<const N: usize, const MODE: u8>(mut runs: [EncodeRun<'_>; N]) {
 }
 
 /// # Safety
-/// Runs must have symbols of all steps, `room` 32 words for each, 64 if symbols are split.
+/// Runs must have symbols of all steps, `room` a word for each of their lanes, two if symbols are split.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
@@ -761,6 +808,24 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
         }
         for table in tables[i] {
             most[i] = table.most.max(most[i]);
+        }
+    }
+    if runs[0].more > 0 {
+        let step = runs[0].steps;
+        for i in 0..N {
+            let mask = last_lanes(runs[i].more);
+            // SAFETY: the caller's promise; there are whole steps before this one.
+            let (own, before) = unsafe { (&*symbols[i].add(step), &*symbols[i].add(step - 1)) };
+            let select = if MODE == CONTEXTS { Select::new(widen(before), limits[i]) } else { Select::NONE };
+            let write = |words, count| {
+                // SAFETY: vectors may reach into what the whole steps have room for, which come next.
+                unsafe {
+                    _mm512_storeu_si512(room[i].cast(), words);
+                    room[i] = room[i].add(count);
+                }
+            };
+            let x = encode_step::<MODE, WIDE>(lanes[i], mask, own, tables[i], select, most[i], write);
+            lanes[i] = lanes[i].merge(mask, x);
         }
     }
     for step in (0..runs[0].steps).rev() {
@@ -797,9 +862,15 @@ unsafe fn encode_column<const N: usize, const MODE: u8, const WIDE: bool>(
     }
 }
 
+/// So many lanes, the last ones.
+#[inline]
+fn last_lanes(active: usize) -> __mmask32 {
+    (!0u32).unbounded_shl(32 - active as u32)
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn encode_part<const MODE: u8>(run: EncodeRun<'_>, active: usize) {
-    let mask = (!0u32).unbounded_shl(32 - active as u32);
+    let mask = last_lanes(active);
     let tables = run.tables::<MODE>(0);
     let most = tables.iter().fold(0, |most, table| most.max(table.most));
     let limits = run.limits::<MODE>(0);
@@ -826,7 +897,5 @@ fn encode_part<const MODE: u8>(run: EncodeRun<'_>, active: usize) {
         }
         _ => encode_step::<MODE, true>(before, mask, symbols, tables, Select::NONE, most, write),
     };
-    let lo = _mm512_mask_mov_epi16(before.lo, mask, x.lo);
-    let hi = _mm512_mask_mov_epi16(before.hi, mask, x.hi);
-    Lane { lo, hi }.store(run.state);
+    before.merge(mask, x).store(run.state);
 }

@@ -124,8 +124,11 @@ pub(super) struct DecodeRun<'r, 'b> {
     /// use.
     pub(super) words: &'r mut Words<'b>,
     pub(super) out: &'r mut [Step],
-    /// Steps of a column in `out`.
+    /// Whole steps of a column in `out`.
     pub(super) steps: usize,
+    /// Lanes of one more step behind them, the first ones, if there are any; then there are whole steps as well, and
+    /// words for one more.
+    pub(super) more: usize,
     /// From the beginning of a column to that of the next.
     pub(super) stride: usize,
 }
@@ -143,13 +146,15 @@ pub(super) struct EncodeRun<'r> {
     /// With contexts: the symbols of the step before the first; nothing at the beginning of columns.
     pub(super) before: Option<Step>,
     pub(super) state: &'r mut State,
-    /// There is room for 32 words for each step, 64 if symbols are split: all that they can need.
+    /// There is room for a word for each lane of each step, two if symbols are split: all that they can need.
     pub(super) room: &'r mut [[u8; 2]],
     /// How many of them were written.
     pub(super) written: &'r mut usize,
     pub(super) symbols: &'r [Step],
-    /// Steps of a column in `symbols`.
+    /// Whole steps of a column in `symbols`.
     pub(super) steps: usize,
+    /// Lanes of one more step behind them, the last ones, if there are any; then there are whole steps as well.
+    pub(super) more: usize,
     /// From the beginning of a column to that of the next.
     pub(super) stride: usize,
     /// A line of memory to ask for with every step.
@@ -217,38 +222,71 @@ impl<'r> EncodeRun<'r> {
     }
 }
 
+impl DecodeRun<'_, '_> {
+    /// Steps of a column, whole or not.
+    pub(super) fn all_steps(&self) -> usize {
+        self.steps + usize::from(self.more > 0)
+    }
+}
+
+impl EncodeRun<'_> {
+    /// Steps of a column, whole or not.
+    pub(super) fn all_steps(&self) -> usize {
+        self.steps + usize::from(self.more > 0)
+    }
+
+    /// Words that there is room for.
+    pub(super) fn words(&self, mode: u8) -> usize {
+        self.columns.len() * (self.steps * LANES + self.more) * (words_per_step(mode) / LANES)
+    }
+}
+
 /// What can be run next: so many columns of so many steps.
 #[derive(Debug, Clone, Copy)]
 struct Work {
     columns: usize,
+    /// Whole ones.
     steps: usize,
+    /// Lanes of one more step.
+    more: usize,
     mode: Mode,
 }
 
 impl Work {
-    /// Length of a slice of so many steps and columns.
-    fn len(self, stride: usize) -> usize {
-        (self.columns - 1) * stride + self.steps
+    /// Steps of a column, whole or not.
+    fn all_steps(self) -> usize {
+        self.steps + usize::from(self.more > 0)
     }
 
-    /// What streams can do together.
-    fn and(self, other: Self) -> Self {
-        let steps = self.steps.min(other.steps);
-        let columns = if self.steps == other.steps { self.columns.min(other.columns) } else { 1 };
-        Self { columns, steps, mode: self.mode }
+    /// Length of a slice of so many steps and columns.
+    fn len(self, stride: usize) -> usize {
+        (self.columns - 1) * stride + self.all_steps()
+    }
+
+    /// Whether streams can do it at the same time.
+    fn is_like(self, other: Self) -> bool {
+        let of = |work: Self| (work.mode, work.steps, work.more > 0);
+        of(self) == of(other)
+    }
+
+    /// What all that are like the first one can do: so many columns.
+    fn together(all: &[Option<Self>; STREAMS]) -> Option<Self> {
+        let first = all.iter().flatten().next()?;
+        let like = all.iter().flatten().filter(|work| work.is_like(*first));
+        Some(Self { columns: like.map(|work| work.columns).min()?, ..*first })
     }
 }
 
 /// A set of kernels; having one is the proof that the processor can run it.
 pub(super) trait Kernel: Copy {
-    /// Runs some streams; all have the same number of columns and steps. Returns how many columns were done,
-    /// the same in all: it stops where words might run out.
+    /// Runs some streams; all have the same number of columns and whole steps, and all or none have more lanes. Returns
+    /// how many columns were done, the same in all: it stops where words might run out.
     fn decode<const N: usize, const MODE: u8>(self, runs: [DecodeRun<'_, '_>; N]) -> usize;
 
     /// One step of the first `active` lanes; the others' symbols are 0.
     fn decode_part<const MODE: u8>(self, run: DecodeRun<'_, '_>, active: usize);
 
-    /// Runs some streams; all have the same number of columns and steps.
+    /// Runs some streams; all have the same number of columns and whole steps, and all or none have more lanes.
     fn encode<const N: usize, const MODE: u8>(self, runs: [EncodeRun<'_>; N]);
 
     /// One step of the last `active` lanes, which are the first of the stream.

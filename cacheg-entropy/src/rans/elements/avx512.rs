@@ -32,7 +32,7 @@ pub(in crate::rans) fn scatter(
     window: &mut ElementWindow<'_>,
 ) -> usize {
     let (groups, rest) = tables.as_chunks::<WIDE>();
-    let steps = if rest.is_empty() { lanes.whole } else { 0 };
+    let steps = if rest.is_empty() { lanes.steps() } else { 0 };
     let rows = lanes.row(LANES - 1) + lanes.whole;
     assert!(inside(window.bytes.len(), rows, window.begin, window.stride, tables.len()));
     let begin = window.bytes.as_mut_ptr().wrapping_add(window.begin);
@@ -43,36 +43,67 @@ pub(in crate::rans) fn scatter(
     let mut tile = Tile([[0; LANES]; WIDE]);
     let mut escaped = 0;
     for step in 0..steps {
+        let active = lanes.active(step);
+        let mask = (!0u32).unbounded_shr((LANES - active) as u32);
         for (group, tables) in groups.iter().enumerate() {
             let vectors = native[group * WIDE * lanes.stride() + step..].iter().step_by(lanes.stride());
             for ((table, symbols), to) in tables.iter().zip(vectors).zip(&mut tile.0) {
                 // SAFETY: 32 symbols are read, and 32 entries of a table; 64 bytes are written.
                 unsafe {
                     let symbols = _mm256_loadu_si256(symbols.as_ptr().cast());
-                    escaped += _mm256_cmpeq_epi8_mask(symbols, needle).count_ones() as usize;
+                    escaped += (_mm256_cmpeq_epi8_mask(symbols, needle) & mask).count_ones() as usize;
                     let entries = _mm512_load_si512((&raw const *table).cast());
                     let found = _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(symbols), entries);
                     _mm512_store_si512(to.as_mut_ptr().cast(), found);
                 }
             }
             let offset = step * window.stride + 2 * WIDE * group;
-            for (lane, starts) in (0..LANES).step_by(8).zip(starts.as_chunks::<8>().0) {
-                for (vector, start) in transpose(&tile, lane).into_iter().zip(starts) {
-                    // SAFETY: the last row of all is inside, and all of its columns. Lines are aligned if they are
-                    // to be streamed.
-                    unsafe {
-                        let to = begin.add(start + offset);
-                        if streaming {
-                            _mm512_stream_si512(to.cast(), vector);
-                        } else {
-                            _mm512_storeu_si512(to.cast(), vector);
-                        }
-                    }
+            // SAFETY: the last row of all is inside, and all of its columns.
+            unsafe {
+                if active == LANES {
+                    put::<false>(&tile, begin.add(offset), &starts, LANES, streaming);
+                } else {
+                    put::<true>(&tile, begin.add(offset), &starts, active, streaming);
                 }
             }
         }
     }
-    escaped + super::scatter(steps..lanes.steps(), native, lanes, tables, escape, window)
+    if rest.is_empty() {
+        escaped
+    } else {
+        super::scatter(0..lanes.steps(), native, lanes, tables, escape, window)
+    }
+}
+
+/// Stores the rows of 32 columns; if it is a `PART`, those of the first lanes only.
+///
+/// # Safety
+/// `to` must be valid for 64 bytes from each active lane's start, in lines if they are to be streamed.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn put<const PART: bool>(
+    tile: &Tile,
+    to: *mut u8,
+    starts: &[usize; LANES],
+    active: usize,
+    streaming: bool,
+) {
+    for (lane, starts) in (0..LANES).step_by(8).zip(starts.as_chunks::<8>().0) {
+        for (i, (vector, start)) in transpose(tile, lane).into_iter().zip(starts).enumerate() {
+            if PART && lane + i >= active {
+                return;
+            }
+            // SAFETY: the caller's promise.
+            unsafe {
+                let to = to.add(*start);
+                if streaming {
+                    _mm512_stream_si512(to.cast(), vector);
+                } else {
+                    _mm512_storeu_si512(to.cast(), vector);
+                }
+            }
+        }
+    }
 }
 
 /// Lanes `lane .. lane + 8` of 32 columns: vector `i` has theirs of columns `i`, `8 + i`, `16 + i` and `24 + i`,
@@ -128,14 +159,20 @@ pub(in crate::rans) fn gather(
     escaped: &mut dyn FnMut(usize, usize),
 ) {
     let (groups, rest) = bounds.as_chunks::<WIDE>();
-    let steps = if rest.is_empty() { lanes.whole } else { 0 };
+    let steps = if rest.is_empty() { lanes.steps() } else { 0 };
     let rows = lanes.row(LANES - 1) + lanes.whole;
     assert!(inside(span.bytes.len(), rows, span.begin, span.stride, bounds.len()));
     let begin = span.bytes.as_ptr().wrapping_add(span.begin);
-    let starts: [usize; LANES] = std::array::from_fn(|lane| lanes.row(LANES - 1 - lane) * span.stride);
+    let start = |lane: usize| lanes.row(LANES - 1 - lane) * span.stride;
+    let starts: [usize; LANES] = std::array::from_fn(start);
+    // Lanes that are idle in the last step, the first ones here, read what the last one reads.
+    let part: [usize; LANES] = std::array::from_fn(|lane| start(lane.max(LANES - lanes.more.max(1))));
     let top = _mm512_set1_epi16(i16::from(escape));
     let mut tile = Tile([[0; LANES]; WIDE]);
     for step in 0..steps {
+        let active = lanes.active(step);
+        let mask = (!0u32).unbounded_shl((LANES - active) as u32);
+        let starts = if active == LANES { &starts } else { &part };
         for (group, bounds) in groups.iter().enumerate() {
             let offset = step * span.stride + 2 * WIDE * group;
             for (at, starts) in starts.as_chunks::<8>().0.iter().enumerate() {
@@ -159,7 +196,7 @@ pub(in crate::rans) fn gather(
                     let to = &mut native[col * lanes.stride() + step];
                     // SAFETY: 32 bytes.
                     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbols)) }
-                    let escapes = _mm512_cmpeq_epi16_mask(symbols, top);
+                    let escapes = _mm512_cmpeq_epi16_mask(symbols, top) & mask;
                     if escapes != 0 {
                         for lane in (0..LANES).filter(|lane| escapes >> (LANES - 1 - lane) & 1 == 1) {
                             escaped(lanes.row(lane) + step, col);
@@ -169,7 +206,9 @@ pub(in crate::rans) fn gather(
             }
         }
     }
-    super::gather(steps..lanes.steps(), span, lanes, bounds, escape, native, escaped);
+    if !rest.is_empty() {
+        super::gather(0..lanes.steps(), span, lanes, bounds, escape, native, escaped);
+    }
 }
 
 /// Columns whose symbols are searched at a time: each search is a chain of waits.

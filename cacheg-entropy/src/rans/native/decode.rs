@@ -150,12 +150,14 @@ impl<'j> DecodeStream<'j> {
                 continue;
             }
             let left = self.lanes.whole.saturating_sub(self.step);
-            let steps = left.min(self.words.len() / words_per_step(self.columns.mode as u8));
+            let available = self.words.len() / words_per_step(self.columns.mode as u8);
+            let steps = left.min(available);
             if steps > 0 {
-                let whole = self.step == 0 && steps == self.lanes.steps();
+                let more = if self.step == 0 && available > left { self.lanes.more } else { 0 };
+                let work = Work { columns: 1, steps, more, mode: self.columns.mode };
+                let whole = self.step == 0 && work.all_steps() == self.lanes.steps();
                 let end = self.columns.cols.min(self.first + BLOCK);
-                let columns = if whole { end - self.col } else { 1 };
-                return Ok(Some(Work { columns, steps, mode: self.columns.mode }));
+                return Ok(Some(Work { columns: if whole { end - self.col } else { 1 }, ..work }));
             }
             self.single(kernel, native)?;
         }
@@ -233,6 +235,7 @@ impl<'j> DecodeStream<'j> {
             words: &mut words,
             out: &mut native.steps()[at..=at],
             steps: 1,
+            more: 0,
             stride: 1,
         };
         match mode {
@@ -258,6 +261,7 @@ impl<'j> DecodeStream<'j> {
             words: &mut self.words,
             out: &mut native.steps()[at..at + work.len(self.lanes.stride())],
             steps: work.steps,
+            more: work.more,
             stride: self.lanes.stride(),
         }
     }
@@ -265,7 +269,7 @@ impl<'j> DecodeStream<'j> {
     /// It was done.
     fn done(&mut self, work: Work) {
         self.col += work.columns - 1;
-        self.step += work.steps;
+        self.step += work.all_steps();
     }
 }
 
@@ -278,16 +282,12 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
 ) {
     let mut slots: [Option<DecodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
-        let mut work: Option<Work> = None;
-        for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
+        let mut next: [Option<Work>; STREAMS] = [None; STREAMS];
+        for ((slot, native), next) in slots.iter_mut().zip(&mut scratch.native).zip(&mut next) {
             while let Some(stream) = slot {
                 match stream.advance(kernel, native, sink) {
-                    Ok(Some(next)) => {
-                        // A round is for streams of one kind only; usually there is only one kind.
-                        let so_far = *work.get_or_insert(next);
-                        if next.mode == so_far.mode {
-                            work = Some(so_far.and(next));
-                        }
+                    Ok(Some(work)) => {
+                        *next = Some(work);
                         break;
                     }
                     end => {
@@ -297,20 +297,24 @@ pub(in crate::rans) fn decode<'j, K: Kernel>(
                 }
             }
         }
-        let Some(mut work) = work else { return };
-        let same = |stream: &&mut DecodeStream<'_>| stream.columns.mode == work.mode;
-        let mut runs = slots
-            .iter_mut()
-            .zip(&mut scratch.native)
-            .filter_map(|(slot, native)| Some(slot.as_mut().filter(same)?.run(native, work)));
+        // A round is for streams that do alike; usually all of them do.
+        let Some(mut work) = Work::together(&next) else { return };
+        let like = next.map(|next| next.filter(|next| next.is_like(work)));
+        let mut runs =
+            slots.iter_mut().zip(&mut scratch.native).zip(like).filter_map(|((slot, native), own)| {
+                Some(slot.as_mut()?.run(native, Work { columns: work.columns, ..own? }))
+            });
         let runs = (runs.next(), runs.next(), runs.next(), runs.next());
         work.columns = match work.mode {
             Mode::Plain => dispatch::<K, PLAIN>(kernel, runs),
             Mode::Split => dispatch::<K, SPLIT>(kernel, runs),
             Mode::Contexts => dispatch::<K, CONTEXTS>(kernel, runs),
         };
-        let same = |stream: &&mut DecodeStream<'_>| stream.columns.mode == work.mode;
-        slots.iter_mut().flatten().filter(same).for_each(|stream| stream.done(work));
+        for (stream, own) in slots.iter_mut().zip(like) {
+            if let (Some(stream), Some(_)) = (stream, own) {
+                stream.done(work);
+            }
+        }
     }
 }
 

@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use cacheg_core::{ElementEncodeJob, ElementSource, ElementSpan, Error, Result, Segment, SymbolBounds};
 
-use super::{
-    Ahead, BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work,
-    words_per_step,
-};
+use super::{Ahead, BLOCK, CONTEXTS, EncodeRun, Kernel, Native, PLAIN, SPLIT, STREAMS, Scratch, State, Work};
 use crate::rans::lanes::Lanes;
 use crate::rans::stream::{self, HEADER};
 use crate::rans::{BoundRans, Columns, Mode};
@@ -139,32 +136,41 @@ impl<'j> EncodeStream<'j> {
                 self.cols -= 1;
                 self.steps = self.lanes.steps();
             }
-            if self.steps <= self.lanes.whole {
-                let whole = self.steps == self.lanes.steps();
-                let columns = if whole { self.cols - self.first + 1 } else { 1 };
-                return Ok(Some(Work { columns, steps: self.steps, mode: self.columns.mode }));
+            let whole = self.lanes.whole;
+            if whole > 0 {
+                let more = if self.steps > whole { self.lanes.more } else { 0 };
+                let fresh = self.steps == self.lanes.steps();
+                let columns = if fresh { self.cols - self.first + 1 } else { 1 };
+                let steps = self.steps.min(whole);
+                return Ok(Some(Work { columns, steps, more, mode: self.columns.mode }));
             }
-            let at = (self.cols - self.first) * self.lanes.stride() + self.lanes.whole;
-            self.steps -= 1;
-            let mode = self.columns.mode;
-            let run = EncodeRun {
-                tables: &self.bound.encode,
-                columns: &self.columns.index[self.cols..=self.cols],
-                limits: self.columns.limits.get(self.cols..=self.cols).unwrap_or_default(),
-                before: (self.steps > 0).then(|| native.steps()[at - 1]),
-                state: &mut self.state,
-                room: &mut self.room[self.written..],
-                written: &mut self.written,
-                symbols: &native.steps()[at..=at],
-                steps: 1,
-                stride: 1,
-                ahead: Ahead::NONE,
-            };
-            match mode {
-                Mode::Plain => kernel.encode_part::<PLAIN>(run, self.lanes.more),
-                Mode::Split => kernel.encode_part::<SPLIT>(run, self.lanes.more),
-                Mode::Contexts => kernel.encode_part::<CONTEXTS>(run, self.lanes.more),
-            }
+            self.part(kernel, native);
+        }
+    }
+
+    /// The step that has fewer lanes.
+    fn part<K: Kernel>(&mut self, kernel: K, native: &mut Native) {
+        let at = (self.cols - self.first) * self.lanes.stride() + self.lanes.whole;
+        self.steps -= 1;
+        let mode = self.columns.mode;
+        let run = EncodeRun {
+            tables: &self.bound.encode,
+            columns: &self.columns.index[self.cols..=self.cols],
+            limits: self.columns.limits.get(self.cols..=self.cols).unwrap_or_default(),
+            before: (self.steps > 0).then(|| native.steps()[at - 1]),
+            state: &mut self.state,
+            room: &mut self.room[self.written..],
+            written: &mut self.written,
+            symbols: &native.steps()[at..=at],
+            steps: 1,
+            more: 0,
+            stride: 1,
+            ahead: Ahead::NONE,
+        };
+        match mode {
+            Mode::Plain => kernel.encode_part::<PLAIN>(run, self.lanes.more),
+            Mode::Split => kernel.encode_part::<SPLIT>(run, self.lanes.more),
+            Mode::Contexts => kernel.encode_part::<CONTEXTS>(run, self.lanes.more),
         }
     }
 
@@ -238,21 +244,21 @@ impl<'j> EncodeStream<'j> {
         let col = self.cols + 1 - work.columns;
         let columns = &self.columns.index[col..=self.cols];
         let limits = self.columns.limits.get(col..=self.cols).unwrap_or_default();
-        self.steps -= work.steps;
+        self.steps -= work.all_steps();
         self.cols = col;
-        let words = work.columns * work.steps * words_per_step(self.columns.mode as u8);
         EncodeRun {
             tables: &self.bound.encode,
             columns,
             limits,
-            before: (self.steps > 0).then(|| native.steps()[end - work.steps - 1]),
+            before: (self.steps > 0).then(|| native.steps()[end - work.all_steps() - 1]),
             state: &mut self.state,
-            room: &mut self.room[self.written..self.written + words],
+            room: &mut self.room[self.written..],
             written: &mut self.written,
             symbols: &native.steps()[end - work.len(stride)..end],
             steps: work.steps,
+            more: work.more,
             stride,
-            ahead: self.ahead.take(work.columns * work.steps),
+            ahead: self.ahead.take(work.columns * work.all_steps()),
         }
     }
 
@@ -276,16 +282,12 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
 ) {
     let mut slots: [Option<EncodeStream<'j>>; STREAMS] = std::array::from_fn(|_| queue.next());
     loop {
-        let mut work: Option<Work> = None;
-        for (slot, native) in slots.iter_mut().zip(&mut scratch.native) {
+        let mut next: [Option<Work>; STREAMS] = [None; STREAMS];
+        for ((slot, native), next) in slots.iter_mut().zip(&mut scratch.native).zip(&mut next) {
             while let Some(mut stream) = slot.take() {
                 match stream.advance(kernel, native, source) {
-                    Ok(Some(next)) => {
-                        // A round is for streams of one kind only; usually there is only one kind.
-                        let so_far = *work.get_or_insert(next);
-                        if next.mode == so_far.mode {
-                            work = Some(so_far.and(next));
-                        }
+                    Ok(Some(work)) => {
+                        *next = Some(work);
                         *slot = Some(stream);
                         break;
                     }
@@ -295,11 +297,13 @@ pub(in crate::rans) fn encode<'j, K: Kernel>(
                 *slot = queue.next();
             }
         }
-        let Some(work) = work else { return };
-        let mut runs = slots.iter_mut().zip(&mut scratch.native).filter_map(|(slot, native)| {
-            let stream = slot.as_mut().filter(|stream| stream.columns.mode == work.mode)?;
-            Some(stream.run(native, work))
-        });
+        // A round is for streams that do alike; usually all of them do.
+        let Some(work) = Work::together(&next) else { return };
+        let mut runs =
+            slots.iter_mut().zip(&mut scratch.native).zip(next).filter_map(|((slot, native), own)| {
+                let own = own.filter(|own| own.is_like(work))?;
+                Some(slot.as_mut()?.run(native, Work { columns: work.columns, ..own }))
+            });
         let runs = (runs.next(), runs.next(), runs.next(), runs.next());
         match work.mode {
             Mode::Plain => dispatch::<K, PLAIN>(kernel, runs),
