@@ -24,6 +24,13 @@ pub enum ErrorKind {
     Profile,
     /// The operating system said no.
     Io,
+    /// A store does not have what was asked for.
+    NotFound,
+    /// A store refuses: a missing, wrong or expired token or right.
+    Denied,
+    /// Cannot be had now: no connection, a connection that broke off or fell silent, an overloaded server. Trying
+    /// again later may help.
+    Unavailable,
 }
 
 /// What went wrong, where, and what to do about it.
@@ -56,6 +63,15 @@ pub enum Error {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// See [`ErrorKind::NotFound`].
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// See [`ErrorKind::Denied`].
+    #[error("denied: {0}")]
+    Denied(String),
+    /// See [`ErrorKind::Unavailable`].
+    #[error("unavailable: {0}")]
+    Unavailable(String),
     /// An error inside a named place: a stage, a tensor, a file.
     #[error("{place}: {source}")]
     At {
@@ -87,6 +103,12 @@ impl Error {
         setting => InvalidSetting,
         /// A [`ErrorKind::Profile`] error.
         profile => Profile,
+        /// A [`ErrorKind::NotFound`] error.
+        not_found => NotFound,
+        /// A [`ErrorKind::Denied`] error.
+        denied => Denied,
+        /// A [`ErrorKind::Unavailable`] error.
+        unavailable => Unavailable,
     }
 
     /// An [`ErrorKind::Io`] error: `what` was attempted on `path`.
@@ -110,6 +132,9 @@ impl Error {
             Self::InvalidSetting(_) => ErrorKind::InvalidSetting,
             Self::Profile(_) => ErrorKind::Profile,
             Self::Io { .. } => ErrorKind::Io,
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Denied(_) => ErrorKind::Denied,
+            Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::At { source, .. } => source.kind(),
         }
     }

@@ -37,6 +37,7 @@ mod tensor_file;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod tile;
+mod transport;
 mod wire;
 
 pub use backend::{Backend, Cpu, Decoder, KvOut};
@@ -64,6 +65,10 @@ pub use statistics::{Counts, ImportanceSums, Origin, Statistics, Sums};
 #[doc(hidden)]
 pub use tile::tile_work;
 pub use tile::{Layout, TileBytes};
+pub use transport::{
+    Body, BoxFuture, Key, LinkedTransport, Listing, ObjectMeta, OpenOptions, Pieces, Put, PutOutcome,
+    Transport, TransportPlugin, Transports,
+};
 
 #[doc(hidden)]
 pub use inventory as __inventory;
