@@ -50,6 +50,7 @@ pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use exact::ExactTokens;
 pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling, Shape};
 pub use importance::Importance;
+pub use json::canonical as canonical_json;
 pub use kept::Kept;
 pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
 pub use kv_file::{ExtraTensor, KvFile, kv_metadata, write_kv, write_kv_with};
