@@ -53,7 +53,7 @@ pub use importance::Importance;
 pub use json::canonical as canonical_json;
 pub use kept::Kept;
 pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
-pub use kv_file::{ExtraTensor, KvFile, kv_metadata, write_kv, write_kv_with};
+pub use kv_file::{ExtraTensor, KvFile, KvFileMut, kv_metadata, write_kv, write_kv_with};
 pub use limits::Limits;
 pub use pipeline::Pipeline;
 pub use plan::Plan;

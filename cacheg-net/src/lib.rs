@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
 
 pub mod control;
+pub mod fetch;
 pub mod store;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::{Error, Result};
 
@@ -45,4 +45,13 @@ pub(super) fn map(path: &Path) -> Result<Bytes> {
     #[expect(unsafe_code, reason = "mapping a file is how gigabytes of cache are read without a copy")]
     let map = unsafe { Mmap::map(&file) };
     map.map(Bytes::Mapped).map_err(|e| Error::io("mapping", path, e))
+}
+
+/// Maps a file that is ours alone for writing.
+pub(super) fn map_mut(file: &File, path: &Path) -> Result<MmapMut> {
+    // SAFETY: as above; bytes are plain numbers. That nobody else changes or truncates the file is asked of the caller
+    // by `KvFileMut`.
+    #[expect(unsafe_code, reason = "decoding straight into the file saves a copy of gigabytes")]
+    let map = unsafe { MmapMut::map_mut(file) };
+    map.map_err(|e| Error::io("mapping", path, e))
 }

@@ -30,6 +30,7 @@ mod companions;
 mod layout;
 mod metadata;
 mod mmap;
+mod mutable;
 mod write;
 
 use std::borrow::Cow;
@@ -43,6 +44,7 @@ use layout::Layout;
 use mmap::Bytes;
 
 pub use metadata::kv_metadata;
+pub use mutable::KvFileMut;
 pub use write::{ExtraTensor, write_kv, write_kv_with};
 
 /// A KV cache in a safetensors file, checked, its tensors not copied.

@@ -49,9 +49,8 @@ pub fn write_kv_with(
     extra: &[ExtraTensor<'_>],
 ) -> Result<()> {
     // Wide elements first, so that all tensors are aligned (the sort is stable: layers stay in order).
-    let mut planes: Vec<&Plane> = kv.planes().iter().collect();
-    planes.sort_by_key(|plane| std::cmp::Reverse(plane.shape.dtype.size()));
-    let header = header(kv, &planes, metadata, extra)?;
+    let planes = in_file_order(kv.planes());
+    let header = header(&planes, kv.tokens(), kv.kept(), metadata, extra)?;
     let length = header.len() as u64;
     let mut write = |bytes: &[u8]| writer.write_all(bytes);
     let written = write(&length.to_le_bytes())
@@ -63,27 +62,36 @@ pub fn write_kv_with(
     written.map_err(|source| Error::Io { context: "writing the KV cache".into(), source })
 }
 
-fn header(
-    kv: &KvView<'_>,
+/// The planes as a file holds them.
+pub(super) fn in_file_order(planes: &[Plane]) -> Vec<&Plane> {
+    let mut planes: Vec<&Plane> = planes.iter().collect();
+    planes.sort_by_key(|plane| std::cmp::Reverse(plane.shape.dtype.size()));
+    planes
+}
+
+/// The header of a file with these planes, in this order, each head-major, after everything else.
+pub(super) fn header(
     planes: &[&Plane],
+    tokens: usize,
+    kept: Option<&Kept>,
     metadata: &BTreeMap<String, String>,
     extra: &[ExtraTensor<'_>],
 ) -> Result<Vec<u8>> {
     let mut entries = Map::new();
-    let kept = kv.kept().map(metadata_of).unwrap_or_default();
-    if !metadata.is_empty() || !kept.is_empty() {
+    let said = kept.map(metadata_of).unwrap_or_default();
+    if !metadata.is_empty() || !said.is_empty() {
         let texts =
-            metadata.iter().chain(&kept).map(|(key, value)| (key.clone(), Value::from(value.as_str())));
+            metadata.iter().chain(&said).map(|(key, value)| (key.clone(), Value::from(value.as_str())));
         entries.insert("__metadata__".into(), Value::Object(texts.collect()));
     }
-    if kv.kept().is_some_and(|kept| i64::try_from(kept.next_position()).is_err()) {
+    if kept.is_some_and(|kept| i64::try_from(kept.next_position()).is_err()) {
         return Err(Error::limit("positions beyond 63 bits"));
     }
     let mut start = 0;
     // The widest first, so that all tensors are aligned.
-    for (layer, heads) in kv.kept().iter().flat_map(|kept| (0..kept.layers()).map(|l| (l, kept.heads(l)))) {
-        let end = start + heads * kv.tokens() * size_of::<i64>();
-        let info = json!({ "dtype": "I64", "shape": [heads, kv.tokens()], "data_offsets": [start, end] });
+    for (layer, heads) in kept.iter().flat_map(|kept| (0..kept.layers()).map(|l| (l, kept.heads(l)))) {
+        let end = start + heads * tokens * size_of::<i64>();
+        let info = json!({ "dtype": "I64", "shape": [heads, tokens], "data_offsets": [start, end] });
         entries.insert(positions_name(layer), info);
         start = end;
     }
@@ -103,10 +111,10 @@ fn header(
         start = end;
     }
     for plane in planes {
-        let end = start + kv.plane_bytes(plane.index).len();
+        let end = start + plane.channels() * plane.shape.dtype.size() * tokens;
         let info = json!({
             "dtype": dtype_name(plane.shape.dtype),
-            "shape": [plane.shape.heads as usize, kv.tokens(), plane.shape.head_dim as usize],
+            "shape": [plane.shape.heads as usize, tokens, plane.shape.head_dim as usize],
             "data_offsets": [start, end],
         });
         entries.insert(plane.name(), info);
