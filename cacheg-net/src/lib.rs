@@ -1,5 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "testkit")]
+pub mod conformance;
 pub mod control;
 pub mod fetch;
 pub mod store;
+pub mod transport;

@@ -28,6 +28,8 @@ pub mod output;
 mod presets;
 #[cfg(feature = "cli")]
 pub mod report;
+#[cfg(feature = "net")]
+pub mod timeline;
 
 pub use cacheg_core as core;
 pub use cacheg_core::{
@@ -36,6 +38,10 @@ pub use cacheg_core::{
 };
 
 pub use builtins::builtins;
+#[cfg(feature = "net")]
+pub use builtins::transports;
+#[cfg(feature = "net")]
+pub use cacheg_net as net;
 pub use presets::{PRESETS, Preset, preset};
 
 /// A real KV cache to try things on: 168 tokens of a novel through SmolLM2-135M-Instruct, all 30 layers, f16.

@@ -54,7 +54,9 @@ pub fn svg(fetched: &Fetched, slo: Option<Duration>) -> Result<String> {
 /// Transfers that overlap go to different lanes: as many as there were connections.
 fn lanes(timeline: &[Span]) -> Vec<Lane<'_>> {
     let mut all = Vec::new();
-    for (work, name) in [(Work::Transfer, "transfer"), (Work::Decode, "decode"), (Work::Recompute, "recompute")] {
+    for (work, name) in
+        [(Work::Transfer, "transfer"), (Work::Decode, "decode"), (Work::Recompute, "recompute")]
+    {
         let mut spans: Vec<&Span> = timeline.iter().filter(|span| span.work == work).collect();
         spans.sort_by_key(|span| (span.start, span.end));
         let mut of_work: Vec<Vec<&Span>> = Vec::new();
@@ -97,13 +99,17 @@ fn draw(
     let ends = fetched.timeline.iter().map(|span| span.end).chain(slo).chain(fetched.complete);
     let end = ends.max().unwrap_or_default().as_secs_f64().max(1e-3) * 1.03;
     let manifest = &fetched.manifest;
-    let title = format!("Context {}: {} tokens in {} chunks", manifest.id, manifest.tokens, manifest.chunks.len());
+    let title =
+        format!("Context {}: {} tokens in {} chunks", manifest.id, manifest.tokens, manifest.chunks.len());
     root.draw(&Text::new(title, (20, 12), font(20, INK)))?;
     let there = match fetched.complete {
         Some(complete) => format!("all there after {:.3} s", complete.as_secs_f64()),
         None => "not all there".to_owned(),
     };
-    let summary = format!("{there}; {:.2} MB; hollow: broken off or failed; numbers are chunks", fetched.bytes as f64 / 1e6);
+    let summary = format!(
+        "{there}; {:.2} MB; hollow: broken off or failed; numbers are chunks",
+        fetched.bytes as f64 / 1e6
+    );
     root.draw(&Text::new(summary, (20, 40), font(FONT, GREY)))?;
     legend(root, fetched)?;
 

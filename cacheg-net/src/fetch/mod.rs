@@ -59,7 +59,7 @@ impl Default for FetchOptions {
         Self {
             slo: None,
             grace: Duration::from_secs(1),
-            policy: "plan".into(),
+            policy: "cachegen".into(),
             estimator: "last".into(),
             connections: 2,
             recompute: None,

@@ -24,6 +24,8 @@ pub struct Collected {
     pub foreign: usize,
     /// Pointers from prefixes to contexts that are gone: now to others.
     pub repointed: usize,
+    /// Bytes of interrupted writes, which are no objects, that were removed.
+    pub swept: u64,
 }
 
 /// Removes chunks, profiles, texts and prefixes that no manifest refers to and that were written longer than `grace`
@@ -78,6 +80,9 @@ pub async fn gc(store: &Store, grace: Duration, dry: bool) -> Result<Collected> 
             store.transport().delete(&key).await?;
         }
         collected.removed.push((key, size));
+    }
+    if !dry {
+        collected.swept = store.transport().sweep(grace).await?;
     }
     Ok(collected)
 }

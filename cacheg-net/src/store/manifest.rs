@@ -79,6 +79,14 @@ pub struct Level {
     pub pipeline: Vec<StageSpec>,
 }
 
+impl Level {
+    /// Whether a level can have this name.
+    pub fn is_name(name: &str) -> bool {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"._@-".contains(&b);
+        (1..=64).contains(&name.len()) && name.bytes().all(fits)
+    }
+}
+
 /// Whose KV cache it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,10 +194,9 @@ impl Manifest {
         if self.levels.len() > MAX_LEVELS {
             return Err(Error::limit(format!("{} levels", self.levels.len())));
         }
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b"._@-".contains(&b);
         for (i, level) in self.levels.iter().enumerate() {
             let name = &level.name;
-            if !(1..=64).contains(&name.len()) || !name.bytes().all(fits) {
+            if !Level::is_name(name) {
                 return corrupt("malformed level name".into());
             }
             if self.levels[..i].iter().any(|other| other.name == *name) {

@@ -109,8 +109,13 @@ pub async fn publish(
     }
     let ids = token_ids(metadata, tokens)?;
     let mut workers = Vec::new();
-    for level in levels {
+    for (index, level) in levels.iter().enumerate() {
         let place = || format!("level `{}`", level.name);
+        if !Level::is_name(&level.name) || levels[..index].iter().any(|other| other.name == level.name) {
+            return Err(
+                Error::setting("1 to 64 letters, digits and `._@-` expected, each name once").at(place())
+            );
+        }
         if level.pipeline.selects() {
             return Err(Error::setting("levels cannot drop tokens").at(place()));
         }
@@ -137,6 +142,8 @@ pub async fn publish(
 
     let mut uploads: JoinSet<Result<()>> = JoinSet::new();
     let (mut chunks, mut shared, mut written) = (Vec::new(), (0usize, 0u64), (0usize, 0u64));
+    // Prefixes that another context stands for already.
+    let mut pointed = Vec::new();
     for first in (0..tokens).step_by(*chunk_tokens) {
         let range = first..(first + chunk_tokens).min(tokens);
         let key = match &ids {
@@ -153,6 +160,7 @@ pub async fn publish(
             }
         };
         let known = Known::find(store, &key, chunks.len()).await?;
+        pointed.push(known.manifest.is_some());
         let mut objects = BTreeMap::new();
         for (level, stages, worker) in &workers {
             let place = || format!("tokens {}..{} at `{}`", range.start, range.end, level.name);
@@ -207,7 +215,7 @@ pub async fn publish(
     };
     let manifest = Manifest::new(parts, store.limits())?;
     put_manifest(store, &manifest, publication.replace).await?;
-    for chunk in &manifest.chunks {
+    for (chunk, _) in manifest.chunks.iter().zip(pointed).filter(|(_, pointed)| !pointed) {
         gc::write_pointer(store, &chunk.key, &manifest.id).await?;
     }
     let (written, written_bytes, shared, shared_bytes) = (written.0, written.1, shared.0, shared.1);

@@ -135,7 +135,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Got::Left => ("left to the model", None),
             _ => ("missing", None),
         };
-        let bytes = if let Got::Level { level, .. } = got { chunk.levels.get(level).map(|o| o.bytes) } else { None };
+        let bytes =
+            if let Got::Level { level, .. } = got { chunk.levels.get(level).map(|o| o.bytes) } else { None };
         report.row(json!({
             "name": format!("chunk {index}"),
             "tokens": chunk.tokens,
@@ -149,7 +150,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => "not complete".to_owned(),
     };
     let slo = match args.slo {
-        Some(slo) => format!(" (deadline {}: {})", humantime::format_duration(slo), if late { "missed" } else { "met" }),
+        Some(slo) => format!(
+            " (deadline {}: {})",
+            humantime::format_duration(slo),
+            if late { "missed" } else { "met" }
+        ),
         None => String::new(),
     };
     let mut summary = format!(
@@ -167,8 +172,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         summary += &format!("\ngot over: {fault}");
     }
     report.print(args.json, |report| {
-        let columns =
-            [("name", "chunk", 0), ("tokens", "tokens", 0), ("level", "level", 0), ("bytes", "bytes", 0), ("distortion", "distortion", 5)];
+        let columns = [
+            ("name", "chunk", 0),
+            ("tokens", "tokens", 0),
+            ("level", "level", 0),
+            ("bytes", "bytes", 0),
+            ("distortion", "distortion", 5),
+        ];
         format!("{summary}\n\n{}", report.table(&columns))
     })?;
     if missing > 0 {

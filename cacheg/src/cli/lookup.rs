@@ -35,7 +35,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let text = std::fs::read_to_string(&args.tokens).map_err(|e| Error::io("cannot read", &args.tokens, e))?;
+    let text =
+        std::fs::read_to_string(&args.tokens).map_err(|e| Error::io("cannot read", &args.tokens, e))?;
     let tokens = token_ids(&text).at(|| args.tokens.display())?;
     let wanted = args.fingerprint.clone().map(Hash::try_from).transpose()?;
     let store = args.store.store(&args.url)?;
@@ -53,7 +54,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for (fingerprint, profile, position) in &roots {
             let chunk = args.chunk_tokens as usize;
             let found = store.lookup(fingerprint, profile.as_ref(), *position, &tokens, chunk).await?;
-            if found.as_ref().map_or(0, |found| found.tokens) > best.as_ref().map_or(0, |found| found.tokens) {
+            if found.as_ref().map_or(0, |found| found.tokens) > best.as_ref().map_or(0, |found| found.tokens)
+            {
                 best = found;
             }
         }
@@ -84,7 +86,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn token_ids(text: &str) -> Result<Vec<u32>> {
     if text.trim_start().starts_with('[') {
-        return serde_json::from_str(text).map_err(|e| Error::data(format!("a JSON list of token ids expected: {e}")));
+        return serde_json::from_str(text)
+            .map_err(|e| Error::data(format!("a JSON list of token ids expected: {e}")));
     }
     let number = |word: &str| word.parse().map_err(|_| Error::data(format!("{word:?} is no token id")));
     text.split_whitespace().map(number).collect()

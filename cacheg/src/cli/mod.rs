@@ -5,9 +5,19 @@ mod compare;
 mod decode;
 mod demo;
 mod encode;
+#[cfg(feature = "net")]
+mod fetch;
 mod inspect;
 mod list;
+#[cfg(feature = "net")]
+mod lookup;
 mod profile;
+#[cfg(feature = "net")]
+mod publish;
+#[cfg(feature = "net")]
+mod store;
+#[cfg(feature = "net")]
+mod stores;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -44,6 +54,19 @@ enum Command {
     Compare(compare::Args),
     /// Calibrate a profile on KV caches of one model
     Profile(profile::Args),
+    /// Encode a KV cache in chunks at several levels, into a store
+    #[cfg(feature = "net")]
+    Publish(publish::Args),
+    /// Fetch a context from a store, by a deadline
+    #[cfg(feature = "net")]
+    Fetch(fetch::Args),
+    /// Find what a store has of a prompt
+    #[cfg(feature = "net")]
+    Lookup(lookup::Args),
+    /// List, check and clean a store
+    #[cfg(feature = "net")]
+    #[command(subcommand)]
+    Store(store::Command),
     /// List the stages that are linked
     Stages(list::Args),
     /// List the presets
@@ -82,6 +105,14 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Profile(args) => profile::run(&args),
+        #[cfg(feature = "net")]
+        Command::Publish(args) => publish::run(&args),
+        #[cfg(feature = "net")]
+        Command::Fetch(args) => fetch::run(&args),
+        #[cfg(feature = "net")]
+        Command::Lookup(args) => lookup::run(&args),
+        #[cfg(feature = "net")]
+        Command::Store(command) => store::run(&command),
         Command::Stages(args) => list::stages(&args),
         Command::Presets(args) => list::presets(&args),
     }

@@ -71,9 +71,9 @@ pub(crate) fn levels(registry: &Registry, presets: &[String], specs: &[String]) 
         }
     }
     for spec in specs {
-        let (name, spec) = spec
-            .split_once('=')
-            .ok_or_else(|| Error::setting(format!("`{spec}`: NAME=SPEC expected, as in 'mine=mean|bins|rans'")))?;
+        let (name, spec) = spec.split_once('=').ok_or_else(|| {
+            Error::setting(format!("`{spec}`: NAME=SPEC expected, as in 'mine=mean|bins|rans'"))
+        })?;
         levels.push(LevelSpec { name: name.to_owned(), pipeline: Pipeline::parse(registry, spec)? });
     }
     Ok(levels)
@@ -99,8 +99,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         replace: args.replace,
     };
     let start = Instant::now();
-    let published =
-        stores::runtime()?.block_on(publish(&store, &registry, &publication, &|n| bar.inc(n))).at(|| args.input.display())?;
+    let published = stores::runtime()?
+        .block_on(publish(&store, &registry, &publication, &|n| bar.inc(n)))
+        .at(|| args.input.display())?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let manifest = &published.manifest;
@@ -112,7 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.field("publish_mb_s", raw as f64 / 1e6 / seconds);
     let values = (manifest.geometry.values_per_token() * manifest.tokens) as f64;
     for level in &manifest.levels {
-        let objects: Vec<_> = manifest.chunks.iter().filter_map(|chunk| chunk.levels.get(&level.name)).collect();
+        let objects: Vec<_> =
+            manifest.chunks.iter().filter_map(|chunk| chunk.levels.get(&level.name)).collect();
         let bytes: u64 = objects.iter().map(|object| object.bytes).sum();
         let weight: f64 = manifest
             .chunks

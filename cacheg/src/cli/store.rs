@@ -96,7 +96,12 @@ async fn ls(args: &Ls) -> Result<()> {
         report.row(match store.manifest(&id).await {
             Ok(manifest) => {
                 let of = |level: &str| -> u64 {
-                    manifest.chunks.iter().filter_map(|c| c.levels.get(level)).map(|object| object.bytes).sum()
+                    manifest
+                        .chunks
+                        .iter()
+                        .filter_map(|c| c.levels.get(level))
+                        .map(|object| object.bytes)
+                        .sum()
                 };
                 let levels: Vec<&str> = manifest.levels.iter().map(|level| level.name.as_str()).collect();
                 json!({
@@ -191,7 +196,9 @@ async fn check(args: &Verify) -> Result<()> {
     })?;
     match faults {
         0 => Ok(()),
-        _ => Err(Error::corrupt(format!("{faults} faults; publish the contexts again after `cacheg store rm` and `gc`")))
-            .at(|| stores::shown(&args.url)),
+        _ => Err(Error::corrupt(format!(
+            "{faults} faults; publish the contexts again after `cacheg store rm` and `gc`"
+        )))
+        .at(|| stores::shown(&args.url)),
     }
 }
