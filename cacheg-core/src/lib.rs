@@ -66,7 +66,7 @@ pub use statistics::{Counts, ImportanceSums, Origin, Statistics, Sums};
 pub use tile::tile_work;
 pub use tile::{Layout, TileBytes};
 pub use transport::{
-    Body, BoxFuture, Key, LinkedTransport, Listing, ObjectMeta, OpenOptions, Pieces, Put, PutOutcome,
+    Body, BoxFuture, Key, LinkedTransport, Listing, ObjectMeta, OpenOptions, Page, Pieces, Put, PutOutcome,
     Transport, TransportPlugin, Transports,
 };
 

@@ -5,10 +5,14 @@
 //! listing; the trait names no runtime.
 //!
 //! # For implementations
-//! * An object appears whole or not at all: no reader ever sees a part of what [`put`](Transport::put) is writing, and
-//!   a future that is dropped, or a process that is killed, leaves nothing behind under the key.
-//! * Lengths come from outside: what is longer or shorter than announced is [`Corrupt`](crate::ErrorKind::Corrupt), and
-//!   nothing is allocated for an announcement.
+//! * An object appears whole or not at all: no reader ever sees a part of what [`put`](Transport::put) is writing. A
+//!   future that is dropped, or a process that is killed, leaves the whole object under the key or what was there before.
+//! * A body belongs to one version of its object, or fails: never the beginning of one and the end of another.
+//! * Lengths come from outside: what is longer or shorter than announced is [`Corrupt`](crate::ErrorKind::Corrupt), or
+//!   [`Unavailable`](crate::ErrorKind::Unavailable) if it is shorter because a connection broke off. Nothing is
+//!   allocated for an announcement.
+//! * Whoever waits for an answer or for the next bytes gets an error soon after
+//!   [`patience`](OpenOptions::patience) has passed in silence.
 //! * Errors have the right kind: [`NotFound`](crate::ErrorKind::NotFound), [`Denied`](crate::ErrorKind::Denied),
 //!   [`Unavailable`](crate::ErrorKind::Unavailable) for what may go away by itself. Messages name the URL, never a secret.
 //! * Dropping a [`Body`] abandons the transfer: the bytes that were not read are not waited for.
@@ -31,13 +35,16 @@ use crate::{Error, Result};
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The name of an object: segments of letters, digits and `._=-`, none of which begins with a dot, joined by `/`.
-/// Any transport can hold it, and no key leads out of a store.
+/// Any transport can hold it, and no key leads out of a store. A key should not be a folder of another one: where folders
+/// are real, the second of `a` and `a/b` is refused as `InvalidData`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
 impl Key {
     /// The longest key, in bytes.
     pub const MAX: usize = 512;
+    /// The longest segment of a key, in bytes: what file systems take, and room for a suffix.
+    pub const MAX_SEGMENT: usize = 240;
 
     /// Checks a name.
     ///
@@ -46,13 +53,17 @@ impl Key {
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let segment = |segment: &str| {
-            !segment.is_empty()
+            (1..=Self::MAX_SEGMENT).contains(&segment.len())
                 && !segment.starts_with('.')
                 && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"._=-".contains(&b))
         };
         if name.len() > Self::MAX || !name.split('/').all(segment) {
             let shown: String = name.chars().take(64).collect();
-            return Err(Error::data(format!("{shown:?} is no object key (letters, digits, `._=-`, `/`)")));
+            return Err(Error::data(format!(
+                "{shown:?} is no object key (letters, digits, `._=-`, `/`; at most {} bytes, {} between slashes)",
+                Self::MAX,
+                Self::MAX_SEGMENT
+            )));
         }
         Ok(Self(name))
     }
@@ -111,10 +122,13 @@ pub trait Pieces: Send {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>>>;
 }
 
+/// A part of a listing.
+pub type Page = Vec<(Key, ObjectMeta)>;
+
 /// A listing, page by page.
 pub trait Listing: Send {
     /// The next page (not empty), or `None` at the end.
-    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<(Key, ObjectMeta)>>>>;
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Page>>>;
 }
 
 /// What to do if the key is taken.
@@ -155,8 +169,16 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// Removes an object; removing what is not there is no error.
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<()>>;
 
-    /// All objects below `folder` (`None`: all), in any order; `folder` is whole segments.
+    /// All objects below `folder` (`None`: all), in any order; `folder` is whole segments. Objects that come or go
+    /// meanwhile may be listed or not.
     fn list<'a>(&'a self, folder: Option<&'a Key>) -> Box<dyn Listing + 'a>;
+
+    /// Removes what interrupted writes have left where [`list`](Self::list) does not show it, if it is older than
+    /// `age`, and returns how many bytes that was. Most transports leave nothing.
+    fn sweep(&self, age: Duration) -> BoxFuture<'_, Result<u64>> {
+        let _ = age;
+        Box::pin(async { Ok(0) })
+    }
 }
 
 /// What transports are opened with, beside the URL.
@@ -307,7 +329,10 @@ mod tests {
         {
             assert!(Key::new(bad).is_err(), "{bad:?}");
         }
-        assert!(Key::new("a".repeat(Key::MAX)).is_ok() && Key::new("a".repeat(Key::MAX + 1)).is_err());
+        let segment = "a".repeat(Key::MAX_SEGMENT);
+        assert!(Key::new(segment.clone()).is_ok() && Key::new(format!("{segment}a")).is_err());
+        let most = format!("{segment}/{segment}/{}", "a".repeat(Key::MAX - 2 * Key::MAX_SEGMENT - 2));
+        assert!(Key::new(most.clone()).is_ok() && Key::new(format!("{most}a")).is_err());
     }
 
     fn plugin(scheme: &'static str) -> TransportPlugin {

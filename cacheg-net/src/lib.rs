@@ -1,4 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "testkit")]
+pub mod conformance;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod transport;

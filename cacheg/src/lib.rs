@@ -36,6 +36,10 @@ pub use cacheg_core::{
 };
 
 pub use builtins::builtins;
+#[cfg(feature = "net")]
+pub use builtins::transports;
+#[cfg(feature = "net")]
+pub use cacheg_net as net;
 pub use presets::{PRESETS, Preset, preset};
 
 /// A real KV cache to try things on: 168 tokens of a novel through SmolLM2-135M-Instruct, all 30 layers, f16.
