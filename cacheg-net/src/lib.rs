@@ -4,5 +4,7 @@
 pub mod conformance;
 pub mod control;
 pub mod fetch;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod store;
 pub mod transport;
