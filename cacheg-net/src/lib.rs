@@ -7,4 +7,5 @@ pub mod fetch;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod store;
+pub mod trace;
 pub mod transport;

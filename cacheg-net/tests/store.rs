@@ -33,7 +33,7 @@ async fn a_context_is_published_checked_and_comes_back() {
         assert!(chunk.levels["small"].distortion > 0.0);
         assert!(chunk.levels["small"].bytes < chunk.levels["exact"].bytes);
     }
-    for (policy, exact) in [("fixed(level=0)", true), ("fixed(level=1)", false), ("cachegen", true)] {
+    for (policy, exact) in [("fixed(level=0)", true), ("fixed(level=1)", false), ("plan", true)] {
         let receiver = Arc::new(Mutex::new(MemoryReceiver::default()));
         let mut options = FetchOptions::default();
         options.policy = policy.into();

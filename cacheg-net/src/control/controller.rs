@@ -7,8 +7,11 @@ use super::job::Job;
 use super::policy::{Move, Policy};
 use super::state::{ChunkState, Oracle, Source, TextState, Transfer, TransferId, View};
 
-/// A segment whose transfers break off this often is given up.
-const MAX_INTERRUPTED: u32 = 8;
+/// A level whose transfers break off this often is given up.
+const MAX_INTERRUPTED: u32 = 4;
+/// A transfer that brings nothing for this long, or for the whole time to the deadline if that is longer, is broken off
+/// like one whose connection broke.
+const STALL: Duration = Duration::from_secs(2);
 /// Samples are this long, unless a transfer ends.
 const SAMPLE: Duration = Duration::from_millis(50);
 /// Without events, look at running transfers this often: a stalled link makes none.
@@ -149,6 +152,13 @@ impl Controller {
                 None => self.finish(),
             };
         }
+        let patience = STALL.max(self.job.slo());
+        if let Some(stalled) =
+            self.transfers.iter().find(|t| self.now.saturating_sub(t.news) >= patience).copied()
+        {
+            self.failed(self.now, stalled.id, Failure::Interrupted);
+            return Action::Abandon { transfer: stalled.id };
+        }
         let next = self.ask();
         if let Some(action) = self.carry_out(next) {
             return action;
@@ -172,8 +182,11 @@ impl Controller {
     pub fn progress(&mut self, now: Duration, transfer: TransferId, bytes: u64) {
         if let Some(found) = self.transfers.iter_mut().find(|t| t.id == transfer) {
             let bytes = bytes.min(found.bytes).max(found.done);
-            self.arrived = self.arrived.saturating_add(bytes - found.done);
-            found.done = bytes;
+            if bytes > found.done {
+                self.arrived = self.arrived.saturating_add(bytes - found.done);
+                found.done = bytes;
+                found.news = self.now.max(now);
+            }
         }
         self.tick(now);
     }
@@ -354,17 +367,9 @@ impl Controller {
         if self.transfers.is_empty() {
             self.sample = Some((self.now, self.arrived));
         }
-        let transfer = Transfer {
-            id,
-            chunk,
-            level,
-            segment,
-            bytes,
-            done: 0,
-            start: self.now,
-            upgrade,
-            before: self.arrived,
-        };
+        let (start, before) = (self.now, self.arrived);
+        let transfer =
+            Transfer { id, chunk, level, segment, bytes, done: 0, start, upgrade, news: start, before };
         self.transfers.push(transfer);
         Some(Action::Fetch(Fetch { transfer: id, chunk, level, segment, upgrade }))
     }

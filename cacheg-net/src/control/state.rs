@@ -35,6 +35,8 @@ pub struct Transfer {
     pub start: Duration,
     /// The chunk can do without: it was there, or on its way, at another quality.
     pub upgrade: bool,
+    /// When bytes arrived last.
+    pub(super) news: Duration,
     /// Bytes of all transfers that had arrived when it began.
     pub(super) before: u64,
 }

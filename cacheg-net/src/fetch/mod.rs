@@ -59,7 +59,7 @@ impl Default for FetchOptions {
         Self {
             slo: None,
             grace: Duration::from_secs(1),
-            policy: "cachegen".into(),
+            policy: "plan".into(),
             estimator: "last".into(),
             connections: 2,
             recompute: None,

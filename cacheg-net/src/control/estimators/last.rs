@@ -2,18 +2,19 @@
 
 use serde::Deserialize;
 
+use super::PRIOR;
 use crate::control::errors::ErrorTracker;
 use crate::control::estimator::{Estimator, Forecast, Sample};
 use crate::control::registry::{Plugin, settings};
 
-pub(in crate::control) const PLUGIN: Plugin<dyn Estimator> = Plugin {
+pub(super) const PLUGIN: Plugin<dyn Estimator> = Plugin {
     name: "last",
     origin: "cacheg-net",
     summary: "the last sample holds",
     usage: "last",
     build: |config| {
         let Settings {} = settings(config)?;
-        Ok(Box::new(Last { rate: None, errors: ErrorTracker::new(0.3, 4.0) }))
+        Ok(Box::new(Last { rate: None, errors: ErrorTracker::new(PRIOR.0, PRIOR.1) }))
     },
 };
 
@@ -37,5 +38,15 @@ impl Estimator for Last {
 
     fn forecast(&self) -> Option<Forecast> {
         Some(Forecast { rate: self.rate?, errors: self.errors.errors() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::control::estimators::testing::forecasts;
+
+    #[test]
+    fn it_is_the_last() {
+        assert_eq!(forecasts("last", &[10, 30, 20]), [10.0, 30.0, 20.0]);
     }
 }

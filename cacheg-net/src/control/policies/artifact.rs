@@ -14,7 +14,7 @@ use crate::control::policy::{Move, Policy};
 use crate::control::registry::{Plugin, settings};
 use crate::control::state::View;
 
-pub(in crate::control) const PLUGIN: Plugin<dyn Policy> = Plugin {
+pub(super) const PLUGIN: Plugin<dyn Policy> = Plugin {
     name: "artifact",
     origin: "cacheg-net",
     summary: "CacheGen's public code: an equal share of the time for each chunk, its bandwidth known in advance",

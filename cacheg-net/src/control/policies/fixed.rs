@@ -7,7 +7,7 @@ use crate::control::policy::{Move, Policy};
 use crate::control::registry::{Plugin, settings};
 use crate::control::state::View;
 
-pub(in crate::control) const PLUGIN: Plugin<dyn Policy> = Plugin {
+pub(super) const PLUGIN: Plugin<dyn Policy> = Plugin {
     name: "fixed",
     origin: "cacheg-net",
     summary: "the same level for all chunks, in order; where it is missing the next smaller one",

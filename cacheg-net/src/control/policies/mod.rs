@@ -1,8 +1,9 @@
 //! The built-in policies: file = name.
 
-pub(super) mod artifact;
-pub(super) mod cachegen;
-pub(super) mod fixed;
+mod artifact;
+mod cachegen;
+mod fixed;
+mod plan;
 
 use super::policy::{Move, Policy};
 use super::registry::{Plugin, Registry};
@@ -17,7 +18,7 @@ use super::state::View;
 /// assert!(error.contains("cachegen"), "{error}");
 /// ```
 pub fn policies() -> Registry<dyn Policy> {
-    const ALL: &[Plugin<dyn Policy>] = &[artifact::PLUGIN, cachegen::PLUGIN, fixed::PLUGIN];
+    const ALL: &[Plugin<dyn Policy>] = &[artifact::PLUGIN, cachegen::PLUGIN, fixed::PLUGIN, plan::PLUGIN];
     Registry::builtin("policy", ALL)
 }
 
