@@ -48,8 +48,9 @@ pub struct FetchOptions {
     pub recompute: Option<Duration>,
     /// KV cache bytes per second that the backend decodes, as a first guess; what is measured replaces it.
     pub decode_rate: f64,
-    /// Goes on after all chunks are there, until the deadline, to replace some by better ones.
-    pub upgrade: bool,
+    /// Returns as soon as all chunks are there. Otherwise, and if there is a deadline, the time that is left until then
+    /// is used to replace some of them by better ones, if the policy does such things.
+    pub asap: bool,
     /// Decodes.
     pub backend: Arc<dyn Backend>,
 }
@@ -64,7 +65,7 @@ impl Default for FetchOptions {
             connections: 2,
             recompute: None,
             decode_rate: 5e8,
-            upgrade: false,
+            asap: false,
             backend: Arc::new(Cpu),
         }
     }

@@ -103,7 +103,7 @@ pub async fn fetch(
         bytes: 0,
         faults: Vec::new(),
         timeline: Vec::new(),
-        upgrade: options.upgrade,
+        upgrade: options.slo.is_some() && !options.asap,
     };
     let finished = running.until(give_up, events).await;
     running.transfers.values().for_each(|transfer| transfer.handle.abort());

@@ -33,9 +33,10 @@ pub(crate) struct Args {
     /// How long after the deadline to give up
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     grace: Duration,
-    /// How to choose levels: plan, cachegen, artifact, fixed(level=N), …
-    #[arg(long, value_name = "SPEC", default_value = "plan")]
-    policy: String,
+    /// How to choose levels: plan, cachegen, artifact, fixed(level=N), … [default: plan; without a deadline fixed(level=0),
+    /// the best]
+    #[arg(long, value_name = "SPEC")]
+    policy: Option<String>,
     /// How to expect throughput: last, harmonic, ewma, holt, quantile
     #[arg(long, value_name = "SPEC", default_value = "last")]
     estimator: String,
@@ -45,9 +46,9 @@ pub(crate) struct Args {
     /// Chunks may be left to the model, which takes so long for 1,000 tokens
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     recompute: Option<Duration>,
-    /// Use the time until the deadline to replace chunks by better ones
+    /// Be done as soon as all chunks are there, instead of using the time until the deadline for better ones
     #[arg(long)]
-    upgrade: bool,
+    asap: bool,
     /// Where to decode
     #[arg(long, value_enum, default_value = "auto")]
     device: Device,
@@ -92,11 +93,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut options = FetchOptions::default();
     options.slo = args.slo;
     options.grace = args.grace;
-    options.policy.clone_from(&args.policy);
+    let unhurried = if args.slo.is_some() { "plan" } else { "fixed(level=0)" };
+    options.policy = args.policy.clone().unwrap_or_else(|| unhurried.to_owned());
     options.estimator.clone_from(&args.estimator);
     options.connections = usize::from(args.connections);
     options.recompute = args.recompute.map(|time| time / 1_000);
-    options.upgrade = args.upgrade;
+    options.asap = args.asap;
     options.backend = args.device.backend().into();
     let receiver = Arc::new(Mutex::new(FileReceiver::new(&args.output)));
     let fetched = stores::runtime()?.block_on(async {
@@ -118,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let late = args.slo.is_some_and(|slo| fetched.complete.is_none_or(|complete| complete > slo));
     let absent: Vec<[u64; 2]> = fetched.absent().into_iter().map(|run| [run.start, run.end]).collect();
     report.field("context", manifest.id.as_str());
-    report.field("policy", args.policy.as_str());
+    report.field("policy", options.policy.as_str());
     report.field("tokens", manifest.tokens);
     report.field("bytes", fetched.bytes);
     report.field("ttft_s", fetched.complete.map(|complete| complete.as_secs_f64()));
