@@ -2,4 +2,7 @@
 
 #[cfg(feature = "testkit")]
 pub mod conformance;
+#[cfg(feature = "serve")]
+pub mod serve;
+pub mod trace;
 pub mod transport;
