@@ -2,6 +2,7 @@
 
 #[cfg(feature = "testkit")]
 pub mod conformance;
+pub mod control;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod trace;
