@@ -12,6 +12,7 @@
 //! reported. A request never takes longer than its deadline and [`grace`](FetchOptions::grace).
 
 mod decode;
+mod link;
 mod receive;
 mod recompute;
 mod run;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use cacheg_core::{Backend, Cpu};
 
+pub use link::{SharedLink, Turn};
 pub use receive::{FileReceiver, MemoryReceiver, Receiver, Resumed};
 pub use recompute::Recompute;
 pub use run::fetch;
@@ -53,6 +55,8 @@ pub struct FetchOptions {
     pub asap: bool,
     /// Decodes.
     pub backend: Arc<dyn Backend>,
+    /// The link that this request shares with others of the program: they take turns.
+    pub link: Option<Arc<SharedLink>>,
 }
 
 impl Default for FetchOptions {
@@ -67,6 +71,7 @@ impl Default for FetchOptions {
             decode_rate: 5e8,
             asap: false,
             backend: Arc::new(Cpu),
+            link: None,
         }
     }
 }

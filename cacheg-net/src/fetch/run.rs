@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::receive::{Receiver, lock};
-use super::{FetchOptions, Fetched, Got, Recompute, Span, Work, decode, recompute, transfer};
+use super::{FetchOptions, Fetched, Got, Recompute, SharedLink, Span, Work, decode, recompute, transfer};
 use crate::control::{
-    Action, Chunk, Controller, Failure, Fetch, Job, Level, Source, TransferId, estimators, policies,
+    Action, Chunk, Controller, Failure, Fetch, Job, Level, Source, TransferId, Waiting, estimators, policies,
 };
 use crate::store::{ContextId, Manifest, Store};
 
@@ -103,6 +103,7 @@ pub async fn fetch(
         bytes: 0,
         faults: Vec::new(),
         timeline: Vec::new(),
+        link: options.link.clone(),
         upgrade: options.slo.is_some() && !options.asap,
     };
     let finished = running.until(give_up, events).await;
@@ -183,6 +184,7 @@ struct Running<'a> {
     bytes: u64,
     faults: Vec<String>,
     timeline: Vec<Span>,
+    link: Option<Arc<SharedLink>>,
     upgrade: bool,
 }
 
@@ -275,7 +277,19 @@ impl Running<'_> {
             bytes: object.bytes,
             sha256: object.sha256.clone(),
         };
-        let task = tokio::spawn(transfer::run(wanted, fetch.transfer, self.sender.clone()));
+        let events = self.sender.clone();
+        let turn = self.link.as_ref().map(|link| {
+            let deadline = link.now().saturating_sub(self.now()).saturating_add(self.controller.job().slo());
+            (link.clone(), Waiting { deadline, chunk, bytes: self.bytes })
+        });
+        let task = tokio::spawn(async move {
+            // Held until the transfer is over, one way or another.
+            let _turn = match turn {
+                Some((link, waiting)) => link.turn(waiting).await,
+                None => None,
+            };
+            transfer::run(wanted, fetch.transfer, events).await;
+        });
         let start = self.now();
         let transfer = Transferring { fetch, handle: task.abort_handle(), start, bytes: 0 };
         self.transfers.insert(fetch.transfer, transfer);
