@@ -7,9 +7,11 @@ mod demo;
 mod encode;
 mod inspect;
 mod list;
+mod logging;
 mod profile;
+#[cfg(feature = "serve")]
+mod serve;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use cacheg::{Error, ErrorKind, Result};
@@ -44,6 +46,9 @@ enum Command {
     Compare(compare::Args),
     /// Calibrate a profile on KV caches of one model
     Profile(profile::Args),
+    /// Serve a store over HTTP
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     /// List the stages that are linked
     Stages(list::Args),
     /// List the presets
@@ -52,14 +57,11 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CACHEG_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
-        .init();
+    match &cli.command {
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => args.start_log(),
+        _ => logging::start("warn", logging::Form::Short),
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -82,6 +84,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Profile(args) => profile::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args, cli.threads),
         Command::Stages(args) => list::stages(&args),
         Command::Presets(args) => list::presets(&args),
     }
