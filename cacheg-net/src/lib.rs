@@ -2,6 +2,8 @@
 
 #[cfg(feature = "testkit")]
 pub mod conformance;
+pub mod control;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod trace;
 pub mod transport;
