@@ -39,12 +39,13 @@ impl Activity {
         self.progress();
     }
 
-    /// How long the connection may still stay as it is; zero: no longer.
+    /// How long the connection may still stay as it is, or until it must be looked at again; zero: no longer.
     pub(crate) fn time_left(&self, settings: &Settings) -> Duration {
-        let patience =
-            if self.asked.load(Ordering::Relaxed) { settings.idle_timeout } else { settings.header_timeout };
+        let asked = self.asked.load(Ordering::Relaxed);
+        let patience = if asked { settings.idle_timeout } else { settings.header_timeout };
         let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-        (last + patience).saturating_sub(self.start.elapsed())
+        // Nobody tells the watchman when the other patience begins to count.
+        (last + patience).saturating_sub(self.start.elapsed()).min(settings.idle_timeout)
     }
 }
 
