@@ -40,9 +40,12 @@ struct Running {
 /// Runs it to its end.
 pub(crate) fn run(job: &Job, policy: Box<dyn Policy>, estimator: Box<dyn Estimator>, link: &Link) -> Outcome {
     let oracle = link.clone();
-    let mut controller = Controller::new(job.clone(), policy, estimator).with_oracle(Box::new(move |now, chunk, bytes| {
-        oracle.time_to_send(now, chunk, bytes).map_or(0.0, |time| bytes as f64 / time.as_secs_f64().max(1e-9))
-    }));
+    let mut controller =
+        Controller::new(job.clone(), policy, estimator).with_oracle(Box::new(move |now, chunk, bytes| {
+            oracle
+                .time_to_send(now, chunk, bytes)
+                .map_or(0.0, |time| bytes as f64 / time.as_secs_f64().max(1e-9))
+        }));
     let mut outcome = Outcome { finish: END, ..Outcome::default() };
     let mut now = Duration::ZERO;
     let mut transfer: Option<Running> = None;
