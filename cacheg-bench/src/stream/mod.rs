@@ -33,14 +33,18 @@ const OWN_SLOS: [u64; 2] = [1_000, 1_500];
 const OWN_KIND: usize = 200;
 const TRACE_KIND: usize = 100;
 
-const POLICIES: [&str; 9] = [
+const POLICIES: [&str; 13] = [
     "artifact",
     "cachegen",
+    "cachegen(overlap=true)",
     "fixed(level=0)",
     "fixed(level=2)",
     "plan",
     "plan+harmonic",
     "plan+ewma",
+    "plan+holt",
+    "plan+quantile",
+    "plan(lambda=1;spread=1;first=0.5)",
     "plan(upgrade=false)",
     "plan(abandon=false)",
 ];

@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use cacheg_net::control::Job;
+use cacheg_net::control::{Job, Level};
 
 use super::links::Link;
 
@@ -40,7 +40,7 @@ fn series(job: &Job, link: &Link) -> Bound {
     let n = job.chunks().len();
     let Some(chunk) = job.chunks().first() else { return Bound { met: true, distortion: 0.0 } };
     let compute = chunk.text.unwrap_or(Duration::MAX);
-    let decode = chunk.levels.first().map_or(Duration::ZERO, |level| level.decode());
+    let decode = chunk.levels.first().map_or(Duration::ZERO, Level::decode);
     // (bytes, distortion), ascending in bytes.
     let mut levels: Vec<(u64, f64)> =
         chunk.levels.iter().map(|level| (level.bytes(), level.distortion())).collect();
@@ -111,7 +111,7 @@ fn per_chunk(job: &Job, rates: &[f64]) -> Bound {
         .chunks()
         .iter()
         .flat_map(|c| &c.levels)
-        .map(|l| l.decode())
+        .map(Level::decode)
         .min()
         .unwrap_or_default()
         .as_secs_f64();
@@ -130,7 +130,7 @@ fn per_chunk(job: &Job, rates: &[f64]) -> Bound {
                 }
             }
         }
-        next.iter_mut().for_each(|front| pareto(front));
+        next.iter_mut().for_each(pareto);
         fronts = next;
     }
     let all = || fronts.iter().flatten().filter(|(seconds, _)| seconds.is_finite());

@@ -75,7 +75,7 @@ fn the_oracle_agrees_with_brute_force() {
             for order in ORDERS {
                 if finish(&picks, order, &levels, &link).is_some_and(|end| end <= slo) {
                     let sum: f64 =
-                        picks.iter().map(|pick| levels.get(*pick).map_or(0.0, |l| l.distortion())).sum();
+                        picks.iter().map(|pick| levels.get(*pick).map_or(0.0, Level::distortion)).sum();
                     best = best.min(sum / 4.0);
                 }
             }
@@ -147,8 +147,10 @@ fn every_policy_ends_on_hopeless_links() {
             let outcome = simulate(&job, spec, &link);
             assert!(outcome.actions < 100_000, "{spec} {outcome:?}");
             assert!(outcome.missed || slo > 0, "{spec} {outcome:?}");
-            // Text is always there.
-            assert!(outcome.finish < Duration::from_secs(119), "{spec} on {rate}: {outcome:?}");
+            // Text is always there; other policies go on trying the link.
+            let turns_to_text = spec.starts_with("plan") && !spec.contains("abandon=false");
+            let patient = outcome.finish < Duration::from_secs(10);
+            assert!(patient || !turns_to_text, "{spec} on {rate}: {outcome:?}");
         }
     }
     let none = Job::new(vec![], Duration::ZERO).unwrap();

@@ -167,6 +167,19 @@ fn cachegen_recomputes_when_all_that_is_left_fits() {
 }
 
 #[test]
+fn cachegen_with_overlap_recomputes_in_front_of_what_it_fetches() {
+    // Three chunks as text in 900 ms, so that the link begins with the fourth.
+    let job = Job::new(vec![chunk(&[(200, 0.1), (100, 0.2)], Some(300)); 5], ms(1_000)).unwrap();
+    let mut control = controller(job, "cachegen(overlap=true)");
+    assert_eq!(control.poll(ms(0)), Action::Recompute { chunk: 0 });
+    let fetch = fetched(control.poll(ms(0)));
+    assert_eq!((fetch.chunk, fetch.level), (3, 0), "of two levels the first is the middle");
+    assert!(matches!(control.poll(ms(0)), Action::Wait { .. }));
+    control.received(ms(900), fetch.transfer);
+    assert_eq!(fetched(control.poll(ms(900))).level, 1);
+}
+
+#[test]
 fn artifact_takes_what_fits_its_share_of_the_time() {
     let job = Job::new(vec![chunk(&[(400, 0.1), (200, 0.2)], Some(50)); 4], ms(1_000)).unwrap();
     // 250 ms each; the bandwidth of the chunk: 2000, 1000, 500, 800.1 bytes a second.
