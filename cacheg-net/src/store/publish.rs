@@ -54,7 +54,7 @@ pub struct Publication {
     pub metadata: BTreeMap<String, String>,
     /// The model's name: contexts of different names share nothing.
     pub model: String,
-    /// Best first.
+    /// In any order; the manifest has the best first.
     pub levels: Vec<LevelSpec>,
     /// For levels that need one.
     pub profile: Option<Arc<Profile>>,
@@ -207,10 +207,7 @@ pub async fn publish(
         profile: profile_blob,
         text,
         distortion: NMSE,
-        levels: levels
-            .iter()
-            .map(|level| Level { name: level.name.clone(), pipeline: level.pipeline.specs().to_vec() })
-            .collect(),
+        levels: best_first(levels, &chunks),
         chunks,
     };
     let manifest = Manifest::new(parts, store.limits())?;
@@ -220,6 +217,21 @@ pub async fn publish(
     }
     let (written, written_bytes, shared, shared_bytes) = (written.0, written.1, shared.0, shared.1);
     Ok(Published { manifest, written, written_bytes, shared, shared_bytes })
+}
+
+/// The levels by what they cost in quality, not by the order in which somebody named them.
+fn best_first(levels: &[LevelSpec], chunks: &[ManifestChunk]) -> Vec<Level> {
+    let distortion = |name: &str| -> f64 {
+        let of = |chunk: &ManifestChunk| chunk.levels.get(name).map_or(0.0, |object| object.distortion);
+        chunks.iter().map(|chunk| of(chunk) * chunk.tokens as f64).sum()
+    };
+    let mut sorted: Vec<(f64, Level)> = levels
+        .iter()
+        .map(|level| Level { name: level.name.clone(), pipeline: level.pipeline.specs().to_vec() })
+        .map(|level| (distortion(&level.name), level))
+        .collect();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    sorted.into_iter().map(|(_, level)| level).collect()
 }
 
 /// The ids that a KV cache's file names, one for each token.

@@ -32,7 +32,7 @@ fn publish_serve_fetch() {
     let listed = report(at, &["store", "ls", &url]);
     assert_eq!(listed["rows"][0]["tokens"], 168);
     ok(at, &["store", "verify", &url]);
-    ok(at, &["fetch", &url, "-o", "exact.safetensors", "--policy", "fixed(level=4)"]);
+    ok(at, &["fetch", &url, "-o", "exact.safetensors"]);
     assert_eq!(kv_bytes(&at.join("exact.safetensors")), kv_bytes(sample().as_ref()));
     // The best level that four chunks have time for, and a picture of it.
     let json = report(
@@ -50,7 +50,7 @@ fn publish_serve_fetch() {
     );
     assert_eq!(json["missed"], false, "{json}");
     let rows = json["rows"].as_array().unwrap();
-    assert!(rows.iter().all(|row| row["level"].as_str().unwrap().starts_with("fast@")), "{json}");
+    assert!(rows.iter().any(|row| row["level"].as_str().unwrap().starts_with("fast@")), "{json}");
     let picture = std::fs::read_to_string(at.join("t.svg")).unwrap();
     for text in ["deadline 0.800 s", "decode", "transfer", "fast@"] {
         assert!(picture.contains(text), "{text}");

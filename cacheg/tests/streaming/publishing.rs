@@ -63,8 +63,7 @@ fn two_publishers_at_once() {
     ok(at, &["store", "verify", "store"]);
 }
 
-/// A file system of a megabyte. Needs the right to mount one; where nobody has it, the kernel's limit on the size of files
-/// stands in for a full disk.
+/// A file system of a megabyte, mounted where only this test sees it: by root, or where users may have namespaces.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk() {
