@@ -131,6 +131,40 @@ fn a_grid_that_was_killed_goes_on_where_it_was() {
 }
 
 #[test]
+fn contexts_with_questions_are_gone_on_with() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), tiny());
+    let folder = folder.path();
+    texts(folder);
+    let text = |name: &str| std::fs::read_to_string(folder.join(format!("texts/{name}.txt"))).unwrap();
+    let line = |name: &str| {
+        let record = format!("USER: the topic of art. {} USER: {}", text(name), text("code-1"));
+        let prompt = format!("{record} Now the record ends. Which? ASSISTANT:");
+        serde_json::json!({"prompt": prompt, "label": ["Art"]}).to_string() + "\n"
+    };
+    std::fs::write(folder.join("r.jsonl"), line("novel-1") + &line("novel-2")).unwrap();
+    let grid = GRID.replace(r#""texts/novel-1.txt", "texts/novel-2.txt""#, r#""longchat:r.jsonl""#);
+    let grid = grid.replace("tokens = 70", "tokens = 450");
+    std::fs::write(folder.join("g.toml"), grid).unwrap();
+    let args = ["ablate", "g.toml", "--model", &model];
+    let printed = fine(folder, &args);
+    assert!(printed.contains("retrieval\n") && printed.contains("NLL of the topic"), "{printed}");
+    let read = || std::fs::read_to_string(folder.join("g.csv")).unwrap();
+    let whole = read();
+    // Nine codecs on two contexts that are read, and on two that are asked.
+    assert_eq!(whole.lines().count(), 1 + 9 * 2 * 2 + 9 * 2);
+    let ends: Vec<usize> = whole.match_indices('\n').map(|(at, _)| at + 1).collect();
+    for len in [ends[7], ends[38], ends[40] + 9, whole.len()] {
+        std::fs::write(folder.join("g.csv"), &whole[..len]).unwrap();
+        fine(folder, &args);
+        assert_eq!(rows(&read()), rows(&whole), "{len}");
+    }
+    // Another question is another context.
+    std::fs::write(folder.join("r.jsonl"), (line("novel-1") + &line("novel-2")).replace("Which?", "What?"))
+        .unwrap();
+    assert!(error(folder, &args).contains("another text called `longchat-topics-0`"));
+}
+
+#[test]
 fn pages_are_made_of_grids_and_of_quality() {
     let (folder, model) = (tempfile::tempdir().unwrap(), tiny());
     let folder = folder.path();

@@ -144,6 +144,102 @@ fn codecs_are_judged_by_what_the_model_makes_of_them() {
     assert!(with(&["--contexts", "longchat:a.txt"]).contains("a.txt, line 1: invalid data: not a JSON"));
 }
 
+#[test]
+fn codecs_are_judged_by_the_topic_that_is_found() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), model());
+    let folder = folder.path();
+    std::fs::write(folder.join("c.txt"), words(2_000, 60)).unwrap();
+    let common = ["--calibration", "c.txt", "--continuation", "20", "--greedy", "5", "--model", &model];
+    let codecs = ["--codecs", "f16,fast@3,h2o(keep=0.5)+q8,prune(keep=0.8)+q8,text"];
+    let args = |contexts: &str, tokens: &str, more: &[&str]| -> Vec<String> {
+        let given = ["quality", "--contexts", contexts, "--tokens", tokens];
+        [&given, &common[..], &codecs, more].concat().into_iter().map(str::to_owned).collect()
+    };
+    let strs =
+        |args: &[String]| -> Value { json(folder, &args.iter().map(String::as_str).collect::<Vec<_>>()) };
+    // The program's own records: bytes to this model, so that a preamble is long. No other task.
+    let more = ["--json", "--csv", "out.csv", "--report", "out.html"];
+    let report = strs(&args("topics", "800", &more));
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5 * (1 + 10));
+    for row in rows {
+        let number = |key: &str| row[key].as_f64().unwrap();
+        assert_eq!(row["task"], "retrieval");
+        // A random model finds nothing.
+        assert_eq!((number("retrieval_percent"), number("reference_retrieval_percent")), (0.0, 0.0));
+        assert!(number("label_nll") > 1.0 && row.get("kl").is_none() && row.get("encode_s").is_none());
+        let delta = number("delta_label_nll");
+        if ["f16", "text"].contains(&row["codec"].as_str().unwrap()) {
+            assert_eq!((delta, number("answer_equal_percent")), (0.0, 100.0));
+        } else {
+            assert!(delta != 0.0 && delta.abs() < 3.0, "{row}");
+        }
+        if row["context"] == "all" {
+            assert!(number("delta_label_nll_low") <= delta && delta <= number("delta_label_nll_high"));
+            assert_eq!(row["contexts"], 10);
+        }
+    }
+    assert_eq!(std::fs::read_to_string(folder.join("out.csv")).unwrap().lines().count(), 1 + 5 * 10);
+    assert!(std::fs::read_to_string(folder.join("out.html")).unwrap().contains("Finding the first topic"));
+
+    // A file of LongChat's is read on, and asked if it has labels.
+    let record = |label: Value, seed: u32| {
+        let body =
+            format!("USER: the topic of art. ASSISTANT: {} USER: {}", words(seed, 30), words(seed + 30, 30));
+        let prompt = format!("{body} Now the record ends. Which? ASSISTANT:");
+        serde_json::json!({"prompt": prompt, "label": label}).to_string()
+    };
+    let (art, none) = (serde_json::json!(["Art", "Sports"]), Value::Null);
+    let write = |first: &Value, second: &Value| {
+        let lines = format!("{}\n{}\n", record(first.clone(), 10), record(second.clone(), 500));
+        std::fs::write(folder.join("r.jsonl"), lines).unwrap();
+    };
+    write(&art, &art);
+    let longchat = |more: &[&str]| args("longchat:r.jsonl", "250", more);
+    let report = strs(&longchat(&["--json"]));
+    let of = |report: &Value, task: &str, context: &str| {
+        let rows = report["rows"].as_array().unwrap().iter();
+        rows.filter(|row| row["task"] == task && row["context"] == context).count()
+    };
+    assert_eq!((of(&report, "reread", "longchat-1"), of(&report, "retrieval", "longchat-topics-1")), (5, 5));
+    assert_eq!(report["rows"].as_array().unwrap().len(), 5 * 3 * 3);
+    let output = run(folder, &longchat(&[]).iter().map(String::as_str).collect::<Vec<_>>());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("the first topic asked for") && text.contains("NLL"), "{text}");
+    write(&none, &none);
+    assert_eq!(strs(&longchat(&["--json"]))["rows"].as_array().unwrap().len(), 5 * 2 * 3);
+
+    let refused = |args: &[String]| error(folder, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    write(&art, &none);
+    let slip = refused(&longchat(&[]));
+    assert!(slip.contains("r.jsonl, line 2: ") && slip.contains("no `label`"), "{slip}");
+    write(&serde_json::json!([]), &art);
+    assert!(refused(&longchat(&[])).contains("r.jsonl, line 1: "));
+    let lost = refused(&args("topics", "100", &[]));
+    assert!(lost.contains("topics-0: ") && lost.contains("is lost") && lost.contains("--tokens"), "{lost}");
+}
+
+/// On the real model, where it is: it knows of the topic, as a random one would not; a codec that changes nothing leaves
+/// that, one that keeps little does not.
+#[test]
+fn a_real_model_finds_topics() {
+    let given = std::env::var_os("CACHEG_MODEL").map(PathBuf::from);
+    let model = match cacheg_bench::llm::resolve(given.as_deref()) {
+        Ok(path) => path.to_str().unwrap().to_owned(),
+        Err(e) => return eprintln!("SKIPPED: {e}"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let calibration = format!("{}/texts/calibration/chat-1.txt", env!("CARGO_MANIFEST_DIR"));
+    let args = ["quality", "--contexts", "topics", "--calibration", &calibration, "--tokens", "256"];
+    let more = ["--codecs", "lossless,cachegen-paper@3", "--model", &model, "--json"];
+    let report = json(folder.path(), &[&args[..], &more].concat());
+    let number = |codec: usize, key: &str| report["rows"][codec][key].as_f64().unwrap();
+    println!("{}\n{}", report["rows"][0], report["rows"][1]);
+    assert!(number(0, "label_nll") < 3.0);
+    assert_eq!((number(0, "answer_equal_percent"), number(0, "delta_label_nll")), (100.0, 0.0));
+    assert!(number(1, "answer_equal_percent") < 100.0 && number(1, "delta_label_nll") > 0.1);
+}
+
 /// Numbers of tokens that do not repeat.
 fn words(seed: u32, n: u32) -> String {
     (0..n).map(|i| format!("{} ", (i + seed).wrapping_mul(2_654_435_761) >> 17)).collect()

@@ -10,6 +10,7 @@ use toml::Value;
 
 use crate::quality::codecs::{self, Codec};
 use crate::quality::source::Source;
+use crate::quality::topics;
 
 /// More combinations than these are a slip.
 const MOST: usize = 10_000;
@@ -147,7 +148,7 @@ impl Grid {
 fn relative(name: &str, folder: &Path) -> String {
     let join = |path: &str| folder.join(path).to_string_lossy().into_owned();
     match (name, name.strip_prefix("longchat:")) {
-        ("default", _) => name.to_owned(),
+        ("default" | topics::NAME, _) => name.to_owned(),
         (_, Some(path)) => format!("longchat:{}", join(path)),
         (_, None) => join(name),
     }

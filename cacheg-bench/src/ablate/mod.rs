@@ -135,12 +135,11 @@ fn measure_all(
         let mut keep = |first: usize, outcomes: &[Outcome]| {
             let measured = wanted[first..].iter().zip(outcomes);
             let rows = measured.flat_map(|((point, ready), outcome)| {
-                Task::ALL.map(|task| row(point, ready, task, &context.name, outcome))
+                Task::of(context).iter().map(|task| row(point, ready, *task, &context.name, outcome))
             });
             table.append(rows.collect())
         };
-        measure::measure(model, &context.ids, lengths, &codecs, &|| bar.inc(1), &mut keep)
-            .at(|| &context.name)?;
+        measure::measure(model, context, lengths, &codecs, &|| bar.inc(1), &mut keep).at(|| &context.name)?;
     }
     bar.finish_and_clear();
     Ok(())
@@ -173,7 +172,8 @@ fn open(output: &Path, points: &[Point], settings: &Settings, force: bool) -> Re
     let complete = |rows: &[Row], row: &Row| {
         let same =
             |other: &&Row| ["name", "spec", "context"].iter().all(|key| other.get(*key) == row.get(*key));
-        rows.iter().filter(same).count() == Task::ALL.len()
+        let task = row.get("task").and_then(Value::as_str).unwrap_or_default();
+        rows.iter().filter(same).count() == Task::together(task)
     };
     let mut columns: Vec<String> = Vec::new();
     for (hole, _) in points.iter().flat_map(|point| &point.settings) {
@@ -246,9 +246,14 @@ fn finish(
     report.field("table", output.display().to_string());
     let mut tables = Vec::new();
     for task in Task::ALL {
+        let of_task: Vec<&Context> =
+            test.iter().filter(|context| Task::of(context).contains(&task)).collect();
+        if of_task.is_empty() {
+            continue;
+        }
         let mut printed = Report::new("cacheg-bench");
         for point in &grid.points {
-            let singles: Vec<&Row> = test
+            let singles: Vec<&Row> = of_task
                 .iter()
                 .filter_map(|context| {
                     let of = |row: &&Row| is_of(row, point, &context.name) && row["task"] == task.name();

@@ -87,7 +87,9 @@ impl Settings {
 fn hashes(contexts: &[Context]) -> Value {
     let hash = |context: &Context| {
         let mut hash = Sha256::new();
-        context.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+        let question =
+            context.question.iter().flat_map(|question| question.ids.iter().chain(&question.label_ids));
+        context.ids.iter().chain(question).for_each(|id| hash.update(id.to_le_bytes()));
         let short: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         (context.name.clone(), Value::from(short))
     };
@@ -100,7 +102,8 @@ mod tests {
     use serde_json::json;
 
     fn settings(tokens: u32, contexts: &[(&str, u32)]) -> Settings {
-        let context = |(name, id): &(&str, u32)| Context { name: (*name).into(), ids: vec![*id; 5] };
+        let context =
+            |(name, id): &(&str, u32)| Context { name: (*name).into(), ids: vec![*id; 5], question: None };
         let contexts: Vec<Context> = contexts.iter().map(context).collect();
         let fields = json!({"tokens": tokens, "date": format!("{tokens}")});
         Settings::new(fields.as_object().unwrap(), &contexts, &[])

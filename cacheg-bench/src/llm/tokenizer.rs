@@ -96,9 +96,21 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoded =
-            self.inner.encode_fast(text, true).map_err(|e| Error::data(format!("tokenizer: {e}")))?;
-        Ok(self.bos.into_iter().chain(encoded.get_ids().iter().copied()).collect())
+        let ids = self.ids(text, true)?;
+        Ok(self.bos.into_iter().chain(ids).collect())
+    }
+
+    /// The tokens of a text that goes on from another: nothing is put before them.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn encode_more(&self, text: &str) -> Result<Vec<u32>> {
+        self.ids(text, false)
+    }
+
+    fn ids(&self, text: &str, begins: bool) -> Result<Vec<u32>> {
+        let encoded = self.inner.encode_fast(text, begins);
+        Ok(encoded.map_err(|e| Error::data(format!("tokenizer: {e}")))?.get_ids().to_vec())
     }
 
     /// The text of tokens, special ones included. Bytes that are no UTF-8 become U+FFFD.

@@ -8,6 +8,8 @@ use cacheg::{Error, Result};
 use cacheg_bench::llm::Tokenizer;
 use serde_json::Value;
 
+use super::topics::Question;
+
 /// Name and content of texts that are part of the program.
 pub(crate) type Texts = &'static [(&'static str, &'static str)];
 
@@ -25,10 +27,22 @@ pub(crate) const TEST: Texts = texts!("test": "novel-1", "novel-2", "prose-1", "
 pub(crate) const CALIBRATION: Texts = texts!("calibration": "novel-1", "novel-2", "prose-1", "prose-2", "code-1",
     "code-2", "licence-1", "licence-2", "chat-1");
 
+/// In front of a file of JSON lines, as LongChat has them.
+pub(super) const LONGCHAT: &str = "longchat:";
+
 /// A text as tokens.
 pub(crate) struct Context {
     pub(crate) name: String,
     pub(crate) ids: Vec<u32>,
+    /// What is asked behind it; without, the text is read on.
+    pub(crate) question: Option<Question>,
+}
+
+/// A line of LongChat's files.
+pub(super) struct Line {
+    pub(super) prompt: String,
+    /// Null if there is none.
+    pub(super) label: Value,
 }
 
 /// Reads what the command line names: `default`, `longchat:FILE`, or a text file.
@@ -36,20 +50,17 @@ pub(crate) fn read(wanted: &[String], default: Texts, tokenizer: &Tokenizer) -> 
     let mut contexts = Vec::new();
     let mut add = |name: String, text: &str| -> Result<()> {
         let ids = tokenizer.encode(text).at(|| &name)?;
-        contexts.push(Context { name, ids });
+        contexts.push(Context { name, ids, question: None });
         Ok(())
     };
     for name in wanted {
         if name == "default" {
             default.iter().try_for_each(|(name, text)| add((*name).to_owned(), text))?;
-        } else if let Some(path) = name.strip_prefix("longchat:") {
+        } else if let Some(path) = name.strip_prefix(LONGCHAT) {
             let lines = load(Path::new(path))?;
             for (index, line) in lines.lines().filter(|line| !line.trim().is_empty()).enumerate() {
-                let prompt = prompt(line).ok_or_else(|| {
-                    Error::data("not a JSON object with a text `prompt`")
-                        .at(format!("{path}, line {}", index + 1))
-                })?;
-                add(format!("longchat-{index}"), &prompt)?;
+                let line = Line::parse(line).at(|| format!("{path}, line {}", index + 1))?;
+                add(format!("longchat-{index}"), &line.prompt)?;
             }
         } else {
             let path = Path::new(name);
@@ -60,13 +71,23 @@ pub(crate) fn read(wanted: &[String], default: Texts, tokenizer: &Tokenizer) -> 
     Ok(contexts)
 }
 
-fn load(path: &Path) -> Result<String> {
+pub(super) fn load(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))
 }
 
-fn prompt(line: &str) -> Option<String> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    value["prompt"].as_str().map(str::to_owned)
+impl Line {
+    pub(super) fn parse(line: &str) -> Result<Self> {
+        match serde_json::from_str(line) {
+            Ok(Value::Object(mut fields)) => match (fields.remove("prompt"), fields.remove("label")) {
+                (Some(Value::String(prompt)), label) => {
+                    Some(Self { prompt, label: label.unwrap_or_default() })
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+        .ok_or_else(|| Error::data("not a JSON object with a text `prompt`"))
+    }
 }
 
 /// Leaves so many tokens of each.
@@ -119,7 +140,7 @@ mod tests {
     use super::*;
 
     fn context(name: &str, ids: impl Iterator<Item = u32>) -> Context {
-        Context { name: name.into(), ids: ids.collect() }
+        Context { name: name.into(), ids: ids.collect(), question: None }
     }
 
     #[test]
@@ -148,8 +169,11 @@ mod tests {
 
     #[test]
     fn prompts_come_from_json_lines() {
-        assert_eq!(prompt(r#"{"test_id": 0, "prompt": "a\nb"}"#).as_deref(), Some("a\nb"));
-        assert_eq!(prompt(r#"{"text": "a"}"#), None);
-        assert_eq!(prompt("a"), None);
+        let line = Line::parse(r#"{"test_id": 0, "prompt": "a\nb", "label": ["x"]}"#).unwrap();
+        assert_eq!((&line.prompt[..], &line.label[0]), ("a\nb", &Value::from("x")));
+        assert!(Line::parse(r#"{"prompt": "a"}"#).unwrap().label.is_null());
+        for bad in [r#"{"text": "a"}"#, r#"{"prompt": 1}"#, r#"["prompt"]"#, "a", ""] {
+            assert!(Line::parse(bad).err().unwrap().to_string().contains("`prompt`"), "{bad}");
+        }
     }
 }

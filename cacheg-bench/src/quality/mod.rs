@@ -1,12 +1,17 @@
 //! `cacheg-bench quality`: what codecs do to a language model's predictions, and at what size.
 
+mod answer;
 pub(crate) mod codecs;
 pub(crate) mod contexts;
 pub(crate) mod measure;
 pub(crate) mod metrics;
 mod parts;
+mod reading;
+mod received;
+mod retrieval;
 pub(crate) mod rows;
 pub(crate) mod source;
+pub(crate) mod topics;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -32,9 +37,15 @@ use measure::{Lengths, Outcome, Task};
 /// likeliest next token is the same; delta_ppl_percent is the change of perplexity. greedy_percent: the model goes on
 /// alone, so many of its tokens are at their place; greedy_first: so many before the first that differs. The task
 /// `reread` repeats the middle of the context instead of reading on. Intervals: 90 %, by bootstrap over contexts.
+///
+/// The task `retrieval` has contexts of its own: records of conversations about several topics, as LongChat has them,
+/// behind which the first topic is asked for. retrieval_percent: it is in the answer, by string match (and in that of
+/// the model's own cache: reference_retrieval_percent); answer_equal_percent: the answer is that of the reference; label_nll: negative log-likelihood of the topic as the
+/// answer, in nats per token, and delta_label_nll, its change.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Texts to judge by: `default` (ten of five kinds), text files, `longchat:FILE` (JSON lines with `prompt`)
+    /// Texts to judge by: `default` (ten of five kinds, and `topics`), `topics` (ten records for retrieval alone), text
+    /// files, `longchat:FILE` (JSON lines with `prompt` and, for retrieval, `label`)
     #[arg(long, num_args = 1.., default_value = "default")]
     contexts: Vec<String>,
     /// Texts to calibrate profiles on, in the same way; they must not share runs of 12 tokens with the contexts
@@ -94,17 +105,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let ready = calibrated(&model, &registry, codecs, &calibration, lengths, statistics.as_ref())?;
     let bar = progress((test.len() * ready.len()) as u64, "quality");
     let codecs: Vec<&Ready<'_>> = ready.iter().collect();
-    let mut measured: Vec<(String, Vec<Outcome>)> = Vec::new();
+    let mut measured: Vec<(&Context, Vec<Outcome>)> = Vec::new();
     for context in &test {
-        let outcomes = measure::measure(
-            (&model, &tokenizer),
-            &context.ids,
-            lengths,
-            &codecs,
-            &|| bar.inc(1),
-            &mut |_, _| Ok(()),
-        );
-        measured.push((context.name.clone(), outcomes.map_err(|e| e.at(&context.name))?));
+        let done = || bar.inc(1);
+        let outcomes =
+            measure::measure((&model, &tokenizer), context, lengths, &codecs, &done, &mut |_, _| Ok(()));
+        measured.push((context, outcomes.map_err(|e| e.at(&context.name))?));
     }
     bar.finish_and_clear();
 
@@ -113,20 +119,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.field("calibration", calibration.iter().map(|c| Value::from(&c.name[..])).collect::<Vec<_>>());
     let (mut singles, mut tables) = (Vec::new(), Vec::new());
     for task in Task::ALL {
+        let of_task: Vec<&(&Context, Vec<Outcome>)> =
+            measured.iter().filter(|(context, _)| Task::of(context).contains(&task)).collect();
+        if of_task.is_empty() {
+            continue;
+        }
         // A report of its own, as a table is of all rows.
         let mut table = Report::new("cacheg-bench");
         for (at, ready) in ready.iter().enumerate() {
-            let of =
-                |(name, outcomes): &(String, Vec<Outcome>)| rows::single(ready, task, name, &outcomes[at]);
-            let each: Vec<Value> = measured.iter().map(of).collect();
+            let each: Vec<Value> = of_task
+                .iter()
+                .map(|(context, outcomes)| rows::single(ready, task, &context.name, &outcomes[at]))
+                .collect();
             let row = rows::overall(&each.iter().filter_map(Value::as_object).collect::<Vec<_>>());
             singles.extend(each);
             table.row(rows::with_intervals(row.clone()));
             report.row(row);
         }
         let title = match task {
-            Task::Continuation => format!("{} contexts of {} tokens, read on", test.len(), args.tokens),
+            Task::Continuation => format!("{} contexts of {} tokens, read on", of_task.len(), args.tokens),
             Task::Reread => "the middle of the context read once more".to_owned(),
+            Task::Retrieval => {
+                format!(
+                    "{} contexts of up to {} tokens, the first topic asked for",
+                    of_task.len(),
+                    args.tokens
+                )
+            }
         };
         tables.push(format!("{title}\n{}", table.table(&rows::columns(task))));
     }
@@ -162,8 +181,11 @@ pub(crate) fn texts(
     tokenizer: &Tokenizer,
     lengths: Lengths,
 ) -> Result<(Vec<Context>, Vec<Context>)> {
-    let mut test = contexts::read(test, contexts::TEST, tokenizer)?;
+    let texts: Vec<String> = test.iter().filter(|name| *name != topics::NAME).cloned().collect();
+    let asked = topics::read(test, tokenizer, lengths.tokens)?;
+    let mut test = contexts::read(&texts, contexts::TEST, tokenizer)?;
     contexts::cut(&mut test, lengths.tokens + lengths.continuation)?;
+    test.extend(asked);
     let mut calibration = contexts::read(calibration, contexts::CALIBRATION, tokenizer)?;
     // Shorter ones will do.
     calibration.iter_mut().for_each(|context| context.ids.truncate(lengths.tokens));

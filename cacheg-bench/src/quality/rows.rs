@@ -5,22 +5,33 @@ use cacheg::report::{Column, number};
 use serde_json::{Map, Value, json};
 
 use super::codecs::Ready;
-use super::measure::{Outcome, Task};
+use super::measure::{Found, Outcome, Task};
 use crate::bootstrap::bootstrap;
 use crate::comma::{self, Row};
 
 /// Of tables over all contexts, by task.
 pub(crate) fn columns(task: Task) -> Vec<Column> {
-    let mut columns = vec![
-        ("name", "codec", 0),
-        ("bits_per_value", "bits/value", 3),
+    let mut columns = vec![("name", "codec", 0), ("bits_per_value", "bits/value", 3)];
+    if task == Task::Retrieval {
+        columns.extend([
+            ("retrieval_percent", "found %", 1),
+            ("retrieval_percent_90", "90 %", 0),
+            ("reference_retrieval_percent", "reference %", 1),
+            ("answer_equal_percent", "same answer %", 1),
+            ("label_nll", "NLL of the topic", 4),
+            ("delta_label_nll", "Δ NLL", 4),
+            ("delta_label_nll_90", "90 %", 0),
+        ]);
+        return columns;
+    }
+    columns.extend([
         ("kl", "KL", 4),
         ("kl_90", "90 %", 0),
         ("perplexity", "perplexity", 2),
         ("delta_ppl_percent", "Δppl %", 2),
         ("delta_ppl_percent_90", "90 %", 0),
         ("top1_percent", "top-1 %", 1),
-    ];
+    ]);
     if task == Task::Continuation {
         columns.extend([
             ("greedy_percent", "greedy %", 1),
@@ -33,24 +44,36 @@ pub(crate) fn columns(task: Task) -> Vec<Column> {
     columns
 }
 
-/// Keys and values of what was measured.
+/// Keys and values of what was measured; a task is among those of the outcome's context.
 fn numbers(outcome: &Outcome, task: Task) -> Vec<(&'static str, f64)> {
-    let damage = outcome.damage[usize::from(task == Task::Reread)];
-    let mut numbers = vec![
-        ("bits_per_value", outcome.bits_per_value),
-        ("kl", damage.kl),
-        ("perplexity", damage.perplexity),
-        ("delta_ppl_percent", damage.delta_ppl_percent),
-        ("top1_percent", damage.top1_percent),
-    ];
-    if task == Task::Continuation {
-        numbers.extend([
-            ("greedy_percent", outcome.greedy.1),
-            ("greedy_first", outcome.greedy.0 as f64),
-            ("encode_s", outcome.encode_s),
-            ("decode_s", outcome.decode_s),
-        ]);
-        numbers.extend(outcome.parts.named());
+    let mut numbers = vec![("bits_per_value", outcome.bits_per_value)];
+    let percent = |yes: bool| if yes { 100.0 } else { 0.0 };
+    match &outcome.found {
+        Found::Reading { continuation, reread, greedy } => {
+            let damage = if task == Task::Reread { reread } else { continuation };
+            numbers.extend([
+                ("kl", damage.kl),
+                ("perplexity", damage.perplexity),
+                ("delta_ppl_percent", damage.delta_ppl_percent),
+                ("top1_percent", damage.top1_percent),
+            ]);
+            if task == Task::Continuation {
+                numbers.extend([
+                    ("greedy_percent", greedy.1),
+                    ("greedy_first", greedy.0 as f64),
+                    ("encode_s", outcome.encode_s),
+                    ("decode_s", outcome.decode_s),
+                ]);
+                numbers.extend(outcome.parts.named());
+            }
+        }
+        Found::Retrieval(answer) => numbers.extend([
+            ("retrieval_percent", percent(answer.right)),
+            ("reference_retrieval_percent", percent(answer.reference_right)),
+            ("answer_equal_percent", percent(answer.equal)),
+            ("label_nll", answer.label_nll),
+            ("delta_label_nll", answer.delta_label_nll),
+        ]),
     }
     numbers
 }
@@ -106,7 +129,8 @@ fn finite_or_text(value: &Value) -> f64 {
 
 /// Intervals in words, for a table.
 pub(crate) fn with_intervals(mut row: Value) -> Value {
-    for (key, decimals) in [("kl", 4), ("delta_ppl_percent", 2)] {
+    let shown = [("kl", 4), ("delta_ppl_percent", 2), ("retrieval_percent", 0), ("delta_label_nll", 4)];
+    for (key, decimals) in shown {
         let bound = |end: &str| row[format!("{key}_{end}")].as_f64();
         if let (Some(low), Some(high)) = (bound("low"), bound("high")) {
             row[format!("{key}_90")] = format!("{low:.decimals$} to {high:.decimals$}").into();

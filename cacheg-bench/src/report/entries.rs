@@ -6,7 +6,8 @@ use super::equal::{At, BEYOND, Level, bits_at};
 use crate::bootstrap::{bootstrap, interval, resamples};
 
 /// Scores of tasks that have no KL, in order of preference.
-const SCORES: &[&str] = &["accuracy_percent", "score_percent", "correct_percent", "f1_percent"];
+const SCORES: &[&str] =
+    &["retrieval_percent", "accuracy_percent", "score_percent", "correct_percent", "f1_percent"];
 
 /// In front of the keys of settings that `ablate` varied.
 pub(crate) const SETTING: &str = "set.";

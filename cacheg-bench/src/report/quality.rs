@@ -19,6 +19,11 @@ const MEASURES: &[(&str, &str)] = &[
     ("delta_ppl_percent", "Δppl, %"),
     ("perplexity", "perplexity"),
     ("top1_percent", "top-1, %"),
+    ("retrieval_percent", "found, %"),
+    ("reference_retrieval_percent", "reference, %"),
+    ("answer_equal_percent", "same answer, %"),
+    ("label_nll", "NLL of the topic, nats"),
+    ("delta_label_nll", "Δ NLL, nats"),
     ("accuracy_percent", "accuracy, %"),
     ("score_percent", "score, %"),
     ("greedy_percent", "alone: equal, %"),
@@ -50,6 +55,7 @@ pub(crate) fn title(task: &str) -> String {
     match task {
         "continuation" => "Reading on".to_owned(),
         "reread" => "Re-reading the middle of the context".to_owned(),
+        "retrieval" => "Finding the first topic".to_owned(),
         other => {
             let mut letters = other.chars();
             letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
@@ -66,6 +72,11 @@ pub(crate) fn about(task: &str) -> &'static str {
         "reread" => {
             "Instead of reading on, the model reads the middle of the context once more: every token of it matters, and \
              codecs that lose some are found out."
+        }
+        "retrieval" => {
+            "The context is a record of conversations about several topics, as LongChat has them; the model is asked for the \
+             first. Found: the answer has it, by string match. NLL: negative log-likelihood of the topic as the answer, per \
+             token; Δ is against the model's own KV cache, and shows damage long before an answer changes."
         }
         _ => "",
     }
@@ -96,7 +107,8 @@ pub(crate) fn curves(task: &Task) -> Result<Markup> {
         }
         series.push(Series { name: family.name.to_owned(), dots });
     }
-    let y = if log { "KL(reference ‖ codec), nats per token" } else { key };
+    let title_of = || MEASURES.iter().find(|(known, _)| *known == key).map_or(key, |(_, title)| title);
+    let y = if log { "KL(reference ‖ codec), nats per token" } else { title_of() };
     let Some(svg) = (Chart { x: "bits per value", y, log, series }).svg()? else { return Ok(html! {}) };
     let caption = html! {
         @if log { "Lower and further left is better. " } @else { "Higher and further left is better. " }

@@ -113,6 +113,24 @@ fn sections_appear_when_their_rows_are_there() {
 }
 
 #[test]
+fn retrieval_has_a_picture_and_a_table() {
+    let row = |codec: &str, context: &str, right: bool, more: f64| {
+        json!({"name": codec, "codec": codec, "spec": codec, "task": "retrieval", "context": context,
+            "bits_per_value": 4.0, "retrieval_percent": if right { 100.0 } else { 0.0 },
+            "answer_equal_percent": 100.0, "label_nll": 1.0 + more, "delta_label_nll": more})
+    };
+    let rows = [row("a", "topics-0", true, 0.25), row("a", "topics-1", false, 0.375)];
+    let documents = [Document::of_rows("q", serde_json::Map::new(), rows.to_vec())];
+    let page = render("t", &documents).unwrap();
+    assert!(page.contains("Finding the first topic") && page.contains("<svg"));
+    let table = page.split("id=\"all\"").nth(1).unwrap();
+    for text in ["found, %", "Δ NLL, nats", ">50.0<", ">0.312<"] {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    assert!(!page.contains("id=\"equal\"") && !page.contains("id=\"paper\""));
+}
+
+#[test]
 fn numbers_are_those_of_the_rows() {
     let page = render("t", &documents()).unwrap();
     // All codecs have all contexts, whose mean factor is 1: KL 0.02 lies between levels 1 and 2.
