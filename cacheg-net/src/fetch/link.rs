@@ -116,7 +116,8 @@ mod tests {
 
     #[tokio::test]
     async fn turns_go_by_the_scheduler() {
-        let request = |seconds, chunk, bytes| Waiting { deadline: Duration::from_secs(seconds), chunk, bytes };
+        let request =
+            |seconds, chunk, bytes| Waiting { deadline: Duration::from_secs(seconds), chunk, bytes };
         let requests = [request(900, 1, 0), request(500, 2, 9), request(700, 0, 5)];
         assert_eq!(order("deadline", &requests).await, [1, 2, 0]);
         assert_eq!(order("fair", &requests).await, [0, 2, 1]);

@@ -1,6 +1,7 @@
 //! A small model's KV caches, stores, and a transport that fails when it is told to.
 
 #![allow(dead_code, reason = "not every test needs all of it")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
