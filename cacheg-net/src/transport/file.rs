@@ -42,8 +42,10 @@ pub(super) const PLUGIN: TransportPlugin = TransportPlugin {
     },
 };
 
-/// How much is read or written at once, in bytes.
+/// How much is written at once, in bytes.
 const PIECE: usize = 1 << 20;
+/// How much is read at once: what each of many slow readers holds in memory.
+const READ: u64 = 256 << 10;
 /// Objects in a page of a listing.
 const PAGE: usize = 1_000;
 const TEMPORARY: &str = ".cacheg-";
@@ -368,7 +370,7 @@ impl Pieces for Reader {
                 return Err(Error::unavailable("an earlier piece could not be read"));
             };
             // At most a piece, and of a file that is really there.
-            let want = self.left.min(PIECE as u64);
+            let want = self.left.min(READ);
             let read = blocking(move || {
                 let mut piece = Vec::with_capacity(want as usize);
                 (&mut file).take(want).read_to_end(&mut piece).map_err(|e| place.failed("read", e))?;
