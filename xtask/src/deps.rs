@@ -1,39 +1,60 @@
-//! The C library that the feature `peers` of cacheg-bench links with.
+//! What tests and measurements need beside Rust: Debian's packages.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::{Result, run};
 
-const PACKAGE: &str = "libhtscodecs-dev";
-/// Comes with the package, wherever it is built for.
-const HEADER: &str = "htscodecs/rANS_static4x16.h";
+/// Set to anything but `0` or nothing, it keeps this program from installing packages. What needs them fails then.
+const OPT_OUT: &str = "CACHEG_NO_INSTALL";
 
-/// Installs it, unless it is there.
+/// Installs the server that the tests of cacheg-net's `redis:` transport start, unless it is there.
 ///
 /// # Errors
-/// If it is not there and cannot be installed; the message says what to do.
-pub(crate) fn install() -> Result {
-    if ["/usr/include", "/usr/local/include"].iter().any(|folder| Path::new(folder).join(HEADER).exists()) {
-        eprintln!("\n== {PACKAGE} is installed");
+/// As [`install`].
+pub(crate) fn tests() -> Result {
+    install("redis-server", works("redis-server", &["--version"]))
+}
+
+/// Installs the C library that the feature `peers` of cacheg-bench links with, unless it is there.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn peers() -> Result {
+    // Comes with the package, wherever it is built for.
+    let header = "htscodecs/rANS_static4x16.h";
+    let folders = ["/usr/include", "/usr/local/include"];
+    install("libhtscodecs-dev", folders.iter().any(|folder| Path::new(folder).join(header).exists()))
+}
+
+/// Installs a package, unless it is there.
+///
+/// # Errors
+/// If it is not there and cannot or shall not be installed; the message says what to do.
+fn install(package: &str, there: bool) -> Result {
+    if there {
+        eprintln!("\n== {package} is installed");
         return Ok(());
     }
-    if !works("apt-get", &["--version"]) {
-        return Err(format!("htscodecs is missing, and there is no apt-get to install {PACKAGE} with"));
+    if std::env::var(OPT_OUT).is_ok_and(|value| !matches!(&*value, "" | "0")) {
+        return Err(format!("{package} is missing, and {OPT_OUT} is set: install it yourself"));
     }
-    apt(&["update"])?;
-    apt(&["install", "--yes", "--no-install-recommends", PACKAGE])
+    if !works("apt-get", &["--version"]) {
+        return Err(format!("{package} is missing, and there is no apt-get to install it with"));
+    }
+    apt(package, &["update"])?;
+    apt(package, &["install", "--yes", "--no-install-recommends", package])
 }
 
 /// Runs apt-get, as root where that can be had without asking.
-fn apt(args: &[&str]) -> Result {
+fn apt(package: &str, args: &[&str]) -> Result {
     let env = [("DEBIAN_FRONTEND", "noninteractive")];
     let result = if works("sudo", &["-n", "true"]) {
         run("sudo", "", &env, &[&["-n", "apt-get"], args].concat())
     } else {
         run("apt-get", "", &env, args)
     };
-    result.map_err(|message| format!("{message}; install {PACKAGE} as root"))
+    result.map_err(|message| format!("{message}; install {package} as root"))
 }
 
 fn works(program: &str, args: &[&str]) -> bool {

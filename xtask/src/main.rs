@@ -8,12 +8,16 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 const USAGE: &str = "\
-cargo xtask test     all tests: workspace, doctests, the third-party example
+cargo xtask test     all tests: workspace, doctests, the third-party example; installs what they need (test-deps)
 cargo xtask check    what CI runs: fmt, clippy, docs, features one by one, MSRV, and all tests
+cargo xtask test-deps
+                     install what the tests need (Debian and its kin): redis-server
 cargo xtask bench-deps
                      install what `cacheg-bench --features peers` links with (Debian and its kin)
 cargo xtask fuzz [SECONDS] [TARGET ...]
-                     fuzz each target in turn (600 seconds each; needs a nightly compiler)";
+                     fuzz each target in turn (600 seconds each; needs a nightly compiler)
+
+Packages are installed by apt-get without asking, unless CACHEG_NO_INSTALL=1.";
 
 /// What went wrong.
 type Result<T = ()> = std::result::Result<T, String>;
@@ -24,7 +28,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => test(),
         ["check"] => check(),
-        ["bench-deps"] => deps::install(),
+        ["test-deps"] => deps::tests(),
+        ["bench-deps"] => deps::peers(),
         ["fuzz", rest @ ..] => fuzz(rest),
         _ => {
             eprintln!("{USAGE}");
@@ -74,8 +79,15 @@ fn target_dir() -> String {
     std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| root().join("target").to_string_lossy().into_owned())
 }
 
+/// Features that no crate has by default, and that need nothing which `deps::tests` does not install.
+const TESTED: &str = "cacheg-core/testkit,cacheg-net/redis,cacheg-net/s3,cacheg-net/serve";
+
 fn test() -> Result {
-    cargo("", &[], &["test", "--release", "--workspace", "--features", "cacheg-core/testkit"])?;
+    if let Err(message) = deps::tests() {
+        // The tests that need it fail and say so; all others are still worth running.
+        eprintln!("\nxtask: {message}");
+    }
+    cargo("", &[], &["test", "--release", "--workspace", "--features", TESTED])?;
     let target = target_dir();
     let env = [("CARGO_TARGET_DIR", target.as_str())];
     cargo(ACME, &env, &["test", "--release"])?;
@@ -114,7 +126,7 @@ fn language_model() -> Result {
 
 /// Everything above only compiles the feature `peers`; running it needs the library.
 fn peers() -> Result {
-    if let Err(message) = deps::install() {
+    if let Err(message) = deps::peers() {
         eprintln!("\n== SKIPPED: tests of cacheg-bench with the feature `peers`: {message}");
         return Ok(());
     }

@@ -250,7 +250,10 @@ impl Place {
 
     fn write(&self, bytes: &[u8], mode: Put, claim: &Claim) -> Result<PutOutcome> {
         let path = self.path();
-        if mode == Put::Create && fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir()) {
+        if mode == Put::Create
+            && self.walk(false).is_ok()
+            && fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir())
+        {
             // Only spares the writing: what decides comes below.
             return Ok(PutOutcome::Exists);
         }

@@ -1,0 +1,11 @@
+//! Transports against real servers on loopback, which the tests start and stop.
+
+mod conformance;
+mod fault_server;
+mod http_faults;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "s3")]
+mod s3;
+mod servers;
+mod shaped;
