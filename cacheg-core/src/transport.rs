@@ -34,8 +34,8 @@ use crate::{Error, Result};
 /// A future that says no more of itself than a trait object can.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The name of an object: segments of letters, digits and `._=-`, none of which begins with a dot, joined by `/`.
-/// Any transport can hold it, and no key leads out of a store. A key should not be a folder of another one: where folders
+/// The name of an object: segments of letters, digits and `._=-`, none of which begins with a dot or is `-` (servers keep
+/// that for themselves), joined by `/`. Any transport can hold it, and no key leads out of a store. A key should not be a folder of another one: where folders
 /// are real, the second of `a` and `a/b` is refused as `InvalidData`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
@@ -55,6 +55,7 @@ impl Key {
         let segment = |segment: &str| {
             (1..=Self::MAX_SEGMENT).contains(&segment.len())
                 && !segment.starts_with('.')
+                && segment != "-"
                 && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"._=-".contains(&b))
         };
         if name.len() > Self::MAX || !name.split('/').all(segment) {
@@ -324,9 +325,10 @@ mod tests {
         for good in ["a", "contexts/x-1/manifest.json", "chunks/ab/0-cd.cgkv", "a=b"] {
             assert_eq!(Key::new(good).unwrap().as_str(), good);
         }
-        for bad in
-            ["", "/a", "a/", "a//b", "..", "a/../b", ".part", "a/.b", "a b", "a%2f", "a\\b", "é", "a\0"]
-        {
+        for bad in [
+            "", "/a", "a/", "a//b", "..", "a/../b", ".part", "a/.b", "a b", "a%2f", "a\\b", "é", "a\0", "-",
+            "-/a", "a/-",
+        ] {
             assert!(Key::new(bad).is_err(), "{bad:?}");
         }
         let segment = "a".repeat(Key::MAX_SEGMENT);

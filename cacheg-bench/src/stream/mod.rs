@@ -52,7 +52,7 @@ const POLICIES: [&str; 13] = [
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cacheg-bench stream --sim
-  cacheg-bench stream --sim --policy plan --policy cachegen --runs 1000 --svg docs/pictures
+  cacheg-bench stream --sim --policy plan --policy cachegen --runs 1000 --svg docs
   cacheg-bench stream --sim --trace bw.jsonl --scale 0.5 --json")]
 pub(crate) struct Args {
     /// In simulated time, on simulated links

@@ -10,6 +10,8 @@ use crate::labels::{Box2, Labels};
 
 const SIZE: (u32, u32) = (1080, 640);
 const FONT: i32 = 14;
+/// Width of the list of names beside lines.
+const LEGEND: u32 = 270;
 const GREY: RGBColor = RGBColor(120, 120, 120);
 const INK: RGBColor = RGBColor(30, 30, 30);
 
@@ -115,7 +117,7 @@ fn draw(root: &Area<'_>, all: &[Series], axes: &Axes<'_>, lines: bool) -> Drawn 
     let mut chart = ChartBuilder::on(root)
         .margin(20)
         .margin_top(84)
-        .margin_right(if lines { 210 } else { 30 })
+        .margin_right(if lines { LEGEND } else { 30 })
         .x_label_area_size(52)
         .y_label_area_size(64)
         .build_cartesian_2d(left - margin..right + margin, 0.0..top)?;
@@ -130,21 +132,34 @@ fn draw(root: &Area<'_>, all: &[Series], axes: &Axes<'_>, lines: bool) -> Drawn 
         .draw()?;
     let at = |point: &(f64, f64)| chart.plotting_area().map_coordinate(point);
     let (across, down) = chart.plotting_area().get_pixel_range();
-    let end = if lines { SIZE.0 as i32 } else { across.end };
-    let mut labels = Labels::new(Box2::new(across.start, down.start, end, down.end));
+    let mut labels = Labels::new(Box2::new(across.start, down.start, across.end, down.end));
     let mut captions = Vec::new();
-    for (index, series) in all.iter().enumerate() {
+    // `plan` lies on the others.
+    let mut order: Vec<(usize, &Series)> = all.iter().enumerate().collect();
+    order.sort_by_key(|(_, series)| series.name == "plan");
+    for (index, series) in order {
         let color = color(&series.name, index);
         let pixels: Vec<(i32, i32)> = series.points.iter().map(at).collect();
         if lines {
-            root.draw(&PathElement::new(pixels.clone(), color.stroke_width(2)))?;
+            let width = if series.name == "plan" { 3 } else { 2 };
+            root.draw(&PathElement::new(pixels.clone(), color.stroke_width(width)))?;
         }
         for pixel in &pixels {
             root.draw(&Circle::new(*pixel, 4, color.filled()))?;
             labels.occupy(Box2::around(*pixel, 6));
         }
-        if let Some(last) = pixels.last() {
-            captions.push((*last, series.name.clone(), color));
+        if let Some(first) = pixels.first() {
+            captions.push((*first, series.name.clone(), color));
+        }
+    }
+    if lines {
+        // Ends of lines meet; names stand beside them, in the order of the left ends.
+        captions.sort_by_key(|(anchor, ..)| anchor.1);
+        for (index, (_, name, color)) in captions.drain(..).enumerate() {
+            let (x, y) = (across.end + 24, down.start + 12 + 24 * index as i32);
+            root.draw(&PathElement::new([(x, y), (x + 22, y)], color.stroke_width(3)))?;
+            let style = font(FONT, color).pos(Pos::new(HPos::Left, VPos::Center));
+            root.draw(&Text::new(name, (x + 30, y), style))?;
         }
     }
     for (anchor, name, color) in captions {

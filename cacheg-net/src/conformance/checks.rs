@@ -214,7 +214,7 @@ pub async fn keys_at_their_limits(store: &Store, _: &Promises) -> Check {
         &longest,
         &deep,
         "0",
-        "-",
+        "-x",
         "_",
         "=",
         "a.",

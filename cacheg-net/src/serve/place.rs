@@ -43,13 +43,13 @@ pub(crate) fn place(uri: &Uri) -> Result<Place, Refusal> {
     }
     let (path, folder) = path.strip_suffix('/').map_or((path, Folder::No), |path| (path, Folder::Yes));
     let name = percent_decode_str(path).decode_utf8_lossy();
-    let key = Key::new(name).map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, e.to_string()))?;
-    if key.as_str() == "-" || key.as_str().starts_with("-/") {
+    if name == "-" || name.starts_with("-/") {
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "`/-/` is the server's own; it has health and metrics",
         ));
     }
+    let key = Key::new(name).map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, e.to_string()))?;
     Ok(Place::Object(key, folder))
 }
 

@@ -3,11 +3,13 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cacheg_core::Transport;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use http::{HeaderName, Method, Response, StatusCode};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::{HeaderName, Method, Response, StatusCode, Version};
+use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -56,17 +58,18 @@ pub(crate) async fn serve(
     peer: SocketAddr,
     asked: http::Request<Incoming>,
 ) -> Result<Response<Counted>, Infallible> {
-    let (head, body) = asked.into_parts();
+    let (head, mut body) = asked.into_parts();
     let mut request =
         Request::begin(Arc::clone(&shared), activity, peer, head.method.clone(), head.uri.path());
-    let answer = match respond(&shared, &head, body, &mut request).await {
-        Ok(answer) => Ok(answer),
-        Err(refusal) => Err(refusal.into_answer()),
-    };
+    let answer = respond(&shared, &head, &mut body, &mut request).await;
     let (answer, cause) = match answer {
         Ok(answer) => (answer, None),
-        Err((answer, cause)) => (answer, cause),
+        Err(refusal) => refusal.into_answer(),
     };
+    let waits = head.headers.contains_key(EXPECT);
+    if head.version < Version::HTTP_2 && !waits && !body.is_end_stream() {
+        discard(&mut body, shared.settings.header_timeout).await;
+    }
     let answer = if head.method == Method::HEAD { without_body(answer) } else { answer };
     request.answered(answer.status(), cause);
     let (mut head, content) = answer.into_parts();
@@ -77,7 +80,7 @@ pub(crate) async fn serve(
 async fn respond(
     shared: &Shared,
     head: &http::request::Parts,
-    body: Incoming,
+    body: &mut Incoming,
     request: &mut Request,
 ) -> Result<Answer, Refusal> {
     within_limits(&shared.settings, head)?;
@@ -125,6 +128,13 @@ async fn respond(
         }
         (_, place) => Err(not_allowed(allowed(&place, writable))),
     }
+}
+
+/// Reads what nobody wants. Closing a connection while its peer still sends would reset it, and with it what was
+/// answered but not yet read: the peer would never know why.
+async fn discard(body: &mut Incoming, time: Duration) {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = timeout(time, all).await;
 }
 
 fn within_limits(settings: &Settings, head: &http::request::Parts) -> Result<(), Refusal> {

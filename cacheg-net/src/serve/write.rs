@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use cacheg_core::{Key, Put, PutOutcome};
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
+    CONTENT_ENCODING, CONTENT_RANGE, EXPECT, HeaderMap, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
 };
 use http::{HeaderName, StatusCode, Uri};
 use http_body::Body;
@@ -27,7 +27,7 @@ pub(crate) async fn put(
     shared: &Shared,
     key: &Key,
     headers: &HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
     request: &Request,
 ) -> Result<Answer, Refusal> {
     for (header, status) in [
@@ -45,9 +45,8 @@ pub(crate) async fn put(
         Some(value) if value.as_bytes().trim_ascii() == b"*" => Put::Create,
         Some(_) => return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "`If-None-Match` can only be `*`")),
     };
-    // Nobody needs to send what will not be taken.
-    if mode == Put::Create && headers.contains_key(CONTENT_LENGTH) && shared.transport.head(key).await.is_ok()
-    {
+    // Who asks first need not send what will not be taken.
+    if mode == Put::Create && headers.contains_key(EXPECT) && shared.transport.head(key).await.is_ok() {
         return Err(taken());
     }
     let (bytes, _memory) = receive(shared, body, request).await?;
@@ -96,7 +95,7 @@ fn taken() -> Refusal {
 /// Receives an upload. All that are received at a time share [`max_object`](super::Settings::max_object) bytes.
 async fn receive(
     shared: &Shared,
-    mut body: Incoming,
+    body: &mut Incoming,
     request: &Request,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
     let size = body.size_hint();

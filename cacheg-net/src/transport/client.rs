@@ -1,5 +1,6 @@
 //! The HTTP client that `http:` and `s3:` share: rustls with `ring`, no OpenSSL, and no waiting for what is silent.
 
+use std::future::poll_fn;
 use std::io::BufReader;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use cacheg_core::{Error, OpenOptions, Result};
 use http_body::{Body, Frame, SizeHint};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Request, Response, Url};
+use reqwest::{Client, Request, Url};
 use rustls_platform_verifier::Verifier;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -94,6 +95,23 @@ fn builder(
         .map_err(|e| Error::setting(format!("no TLS: {e}")))
 }
 
+/// An answer whose body is still to come.
+pub(super) type Response = http::Response<reqwest::Body>;
+
+/// The next bytes of a body, not empty.
+pub(super) async fn piece(body: &mut reqwest::Body) -> std::result::Result<Option<Bytes>, reqwest::Error> {
+    loop {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            None => return Ok(None),
+            Some(frame) => match frame?.into_data() {
+                Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+                // Nothing, or trailers.
+                _ => {}
+            },
+        }
+    }
+}
+
 /// Why a request was not answered.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -131,7 +149,7 @@ pub(super) async fn send(
     loop {
         let until = last() + patience;
         match timeout_at(until, &mut answer).await {
-            Ok(answer) => return answer.map_err(|e| Failure::Broken(e.without_url())),
+            Ok(answer) => return answer.map(Into::into).map_err(|e| Failure::Broken(e.without_url())),
             Err(_) if last() + patience > until => {}
             Err(_) => return Err(Failure::Silent(patience)),
         }

@@ -42,8 +42,10 @@ pub(super) const PLUGIN: TransportPlugin = TransportPlugin {
     },
 };
 
-/// How much is read or written at once, in bytes.
+/// How much is written at once, in bytes.
 const PIECE: usize = 1 << 20;
+/// How much is read at once: what each of many slow readers holds in memory.
+const READ: u64 = 256 << 10;
 /// Objects in a page of a listing.
 const PAGE: usize = 1_000;
 const TEMPORARY: &str = ".cacheg-";
@@ -248,7 +250,10 @@ impl Place {
 
     fn write(&self, bytes: &[u8], mode: Put, claim: &Claim) -> Result<PutOutcome> {
         let path = self.path();
-        if mode == Put::Create && fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir()) {
+        if mode == Put::Create
+            && self.walk(false).is_ok()
+            && fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir())
+        {
             // Only spares the writing: what decides comes below.
             return Ok(PutOutcome::Exists);
         }
@@ -368,7 +373,7 @@ impl Pieces for Reader {
                 return Err(Error::unavailable("an earlier piece could not be read"));
             };
             // At most a piece, and of a file that is really there.
-            let want = self.left.min(PIECE as u64);
+            let want = self.left.min(READ);
             let read = blocking(move || {
                 let mut piece = Vec::with_capacity(want as usize);
                 (&mut file).take(want).read_to_end(&mut piece).map_err(|e| place.failed("read", e))?;

@@ -27,11 +27,11 @@ use cacheg_core::{
 };
 use http::header::{AUTHORIZATION, IF_NONE_MATCH, RANGE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use reqwest::{Client, Request, Response, Url};
+use reqwest::{Client, Request, Url};
 use tokio::time::sleep;
 
 use super::check_range;
-use super::client::{self, Failure};
+use super::client::{self, Failure, Response};
 use super::exact::Exact;
 
 /// The plug-ins.
@@ -68,7 +68,9 @@ pub struct HttpStore {
     base: Url,
     client: Client,
     /// The value of `Authorization`.
-    secret: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
+    /// What must not be shown: a token or password, and as it is sent.
+    secrets: Vec<String>,
     patience: Duration,
     retries: u32,
 }
@@ -86,7 +88,7 @@ impl HttpStore {
         let password = (!base.username().is_empty() || base.password().is_some()).then(|| {
             let decoded =
                 |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-            format!("{}:{}", decoded(base.username()), decoded(base.password().unwrap_or_default()))
+            (decoded(base.username()), decoded(base.password().unwrap_or_default()))
         });
         // These fail on URLs without a host, which have no password either.
         let _ = base.set_username("");
@@ -101,25 +103,30 @@ impl HttpStore {
         }
         let folder = base.path().trim_end_matches('/').to_owned();
         base.set_path(&format!("{folder}/"));
-        let secret = match (password, &options.token) {
+        let (text, secret) = match (password, &options.token) {
             (Some(_), Some(_)) => {
                 return Err(Error::setting(format!("{base}: give a password or a token, not both")));
             }
-            (Some(password), None) => Some(format!("Basic {}", base64(password.as_bytes()))),
-            (None, Some(token)) => Some(format!("Bearer {token}")),
-            (None, None) => None,
+            (Some((user, password)), None) => {
+                let coded = base64(format!("{user}:{password}").as_bytes());
+                (Some(format!("Basic {coded}")), vec![coded, password])
+            }
+            (None, Some(token)) => (Some(format!("Bearer {token}")), vec![token.clone()]),
+            (None, None) => (None, Vec::new()),
         };
-        let secret = secret.map(|text| {
+        let secrets = secret.into_iter().filter(|text| !text.is_empty()).collect();
+        let authorization = text.map(|text| {
             let mut value = HeaderValue::try_from(text).map_err(|_| {
                 Error::setting(format!("{base}: the token has characters that cannot be sent"))
             })?;
             value.set_sensitive(true);
             Ok::<_, Error>(value)
         });
-        let secret = secret.transpose()?;
+        let authorization = authorization.transpose()?;
         let client = client::client(&base, options)?;
         let url = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { url, base, client, secret, patience: options.patience, retries: options.retries })
+        let (patience, retries) = (options.patience, options.retries);
+        Ok(Self { url, base, client, authorization, secrets, patience, retries })
     }
 
     fn at(&self, key: &Key) -> String {
@@ -147,8 +154,8 @@ impl HttpStore {
         loop {
             let mut request = Request::new(method.clone(), target.clone());
             request.headers_mut().extend(headers.iter().cloned());
-            if let Some(secret) = &self.secret {
-                request.headers_mut().insert(AUTHORIZATION, secret.clone());
+            if let Some(value) = &self.authorization {
+                request.headers_mut().insert(AUTHORIZATION, value.clone());
             }
             let result = client::send(&self.client, request, upload.cloned(), self.patience).await;
             let (reason, asked) = match &result {
@@ -181,6 +188,8 @@ impl HttpStore {
     async fn find(&self, key: &Key) -> Result<ObjectMeta> {
         let (response, _) = self.send(&Method::HEAD, key.as_str(), &[], None).await?;
         match response.status() {
+            // By HTTP/2, the length of nothing may be left out; so may any other.
+            StatusCode::OK if answer::length(&response).is_none() => Ok(self.read(key, None).await?.meta),
             StatusCode::OK => {
                 answer::object_meta(response.headers(), &self.at(key), answer::length(&response))
             }
@@ -209,7 +218,7 @@ impl HttpStore {
         }
         let (response, _) = self.send(&Method::GET, key.as_str(), &headers, None).await?;
         let object = self.at(key);
-        let length = answer::length(&response);
+        let length = answer::body_length(&response);
         match (response.status(), range) {
             (StatusCode::OK, range) => {
                 let meta = answer::object_meta(response.headers(), &object, length)?;
@@ -240,7 +249,7 @@ impl HttpStore {
     }
 
     fn body(&self, response: Response, length: u64, object: String) -> Exact {
-        let pieces = Incoming { response, object: object.clone() };
+        let pieces = Incoming { body: response.into_body(), object: object.clone() };
         Exact::new(Box::new(pieces), length, self.patience, object)
     }
 
@@ -307,7 +316,7 @@ impl HttpStore {
     /// What an answer that is none means.
     async fn refused(&self, response: Response, path: &str) -> Error {
         let status = response.status();
-        let said = answer::message(response, self.secret.as_ref()).await;
+        let said = answer::message(response, &self.secrets).await;
         answer::error(status, &format!("{}/{path}", self.url), &said)
     }
 }
@@ -345,17 +354,15 @@ impl Transport for HttpStore {
 }
 
 struct Incoming {
-    response: Response,
+    body: reqwest::Body,
     object: String,
 }
 
 impl Pieces for Incoming {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>>> {
         Box::pin(async move {
-            self.response
-                .chunk()
-                .await
-                .map_err(|e| Error::unavailable(format!("{}: {}", self.object, client::reason(e))))
+            let piece = client::piece(&mut self.body).await;
+            piece.map_err(|e| Error::unavailable(format!("{}: {}", self.object, client::reason(e))))
         })
     }
 }

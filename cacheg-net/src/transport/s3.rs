@@ -46,6 +46,8 @@ pub(super) const PLUGIN: TransportPlugin = TransportPlugin {
 
 /// Objects in a page of a listing.
 const PAGE: usize = 1_000;
+/// How much of an error's text is shown, in characters.
+const LONGEST: usize = 400;
 
 /// A bucket, or a folder of one.
 pub struct S3Store {
@@ -204,13 +206,20 @@ fn object_meta(found: object_store::ObjectMeta) -> ObjectMeta {
 
 fn failed(object: &str, error: object_store::Error) -> Error {
     use object_store::Error as Theirs;
-    let text = format!("{object}: {}", client::chain(&error));
+    let said = client::chain(&error);
+    // For listings and uploads, only the text tells.
+    let is = |status: &str| said.contains(&format!("status code: {status} "));
+    let (denied, missing) = (is("401") || is("403"), is("404"));
+    // The rest of a long one is XML.
+    let text = format!("{object}: {}", said.chars().take(LONGEST).collect::<String>());
     match error {
         Theirs::NotFound { .. } => Error::not_found(text),
         Theirs::PermissionDenied { .. } | Theirs::Unauthenticated { .. } => Error::denied(text),
         Theirs::NotSupported { .. } | Theirs::NotImplemented { .. } => Error::unsupported(text),
         Theirs::InvalidPath { .. } => Error::data(text),
         Theirs::UnknownConfigurationKey { .. } => Error::setting(text),
+        _ if denied => Error::denied(text),
+        _ if missing => Error::not_found(text),
         // No connection, no answer, refusals of all kinds.
         _ => Error::unavailable(text),
     }
@@ -241,7 +250,8 @@ impl Listing for Pages<'_> {
                 stream => {
                     let prefix =
                         self.folder.map_or(Ok(self.store.folder.clone()), |key| self.store.path(key))?;
-                    stream.insert(self.store.store.list(Some(&prefix)))
+                    // Asked again after its end, it would panic.
+                    stream.insert(self.store.store.list(Some(&prefix)).fuse().boxed())
                 }
             };
             let skip = match self.store.folder.as_ref().len() {
@@ -302,7 +312,6 @@ impl Service {
             };
             HttpError::new(kind, failure)
         })?;
-        let answer: http::Response<reqwest::Body> = answer.into();
         let (parts, body) = answer.into_parts();
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(Answer::new(body, self.patience))))
     }

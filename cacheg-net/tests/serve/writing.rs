@@ -156,3 +156,29 @@ async fn copies() {
     assert_eq!(store.bytes("b/c").unwrap(), "x");
     assert_eq!(store.bytes("taken").unwrap(), "y");
 }
+
+#[tokio::test]
+async fn refusals_of_long_uploads_arrive() {
+    let store = Store::with(&[("a", Bytes::from_static(b"x"))]);
+    let tokens = cacheg_net::serve::Tokens::one("alpha").unwrap();
+    let server = Running::start(
+        &store,
+        settings(|all| {
+            all.writable = true;
+            all.tokens = Some(tokens);
+            all.max_object = 8 << 20;
+        }),
+    )
+    .await;
+    let token = ("authorization", "Bearer alpha");
+    let body = noise(20 << 20);
+    for (headers, length, status) in [
+        (&[][..], 20 << 20, 401),
+        (&[token], 20 << 20, 413),
+        (&[token, ("if-none-match", "*")], 8 << 20, 412),
+        (&[token, ("if-match", "*")], 20 << 20, 501),
+    ] {
+        assert_eq!(server.ask("PUT", "/a", headers, &body[..length]).await.status, status);
+    }
+    assert_eq!(store.bytes("a").unwrap(), "x");
+}

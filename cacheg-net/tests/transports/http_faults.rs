@@ -70,8 +70,8 @@ async fn lengths() {
     assert!(read.is_err());
     // Ranges.
     let good = part("content-range: bytes 1-3/5\r\ncontent-length: 3", "ell");
-    assert_eq!(get(&[good.clone()], Some(1..4)).await.0.unwrap(), b"ell");
-    assert_eq!(kind(get(&[good.clone()], Some(2..4)).await.0), ErrorKind::Corrupt, "other bytes");
+    assert_eq!(get(std::slice::from_ref(&good), Some(1..4)).await.0.unwrap(), b"ell");
+    assert_eq!(kind(get(std::slice::from_ref(&good), Some(2..4)).await.0), ErrorKind::Corrupt, "other bytes");
     assert!(get(&[good], None).await.0.is_err(), "a part where the whole was wanted");
     let chunks = |body: &str| part("content-range: bytes 1-3/5\r\ntransfer-encoding: chunked", body);
     assert_eq!(get(&[chunks("3\r\nell\r\n0\r\n\r\n")], Some(1..4)).await.0.unwrap(), b"ell");
@@ -89,7 +89,7 @@ async fn lengths() {
     }
     // A server without ranges.
     let ignored = whole("content-length: 5", "hello");
-    assert_eq!(get(&[ignored.clone()], Some(1..4)).await.0.unwrap(), b"ell");
+    assert_eq!(get(std::slice::from_ref(&ignored), Some(1..4)).await.0.unwrap(), b"ell");
     assert_eq!(kind(get(&[ignored], Some(1..6)).await.0), ErrorKind::InvalidData);
 }
 
@@ -139,7 +139,7 @@ async fn refusals() {
         ("302 Found", ErrorKind::Unsupported),
     ] {
         let answer = say(&format!("HTTP/1.1 {status}\r\ncontent-length: 4\r\n\r\nwhy."));
-        let (read, _) = get(&[answer.clone()], None).await;
+        let (read, _) = get(std::slice::from_ref(&answer), None).await;
         assert_eq!(kind(read), expected, "{status}");
         let server = FaultServer::start(&[answer]).await;
         let store = impatient(&server.url);
@@ -151,7 +151,7 @@ async fn refusals() {
     let around = say("HTTP/1.1 302 Found\r\nlocation: /a/b\r\ncontent-length: 0\r\n\r\n");
     let (read, count) = get(&[around], None).await;
     assert!(read.is_err() && count < 10, "{count} requests");
-    let parrot = say("HTTP/1.1 403 Forbidden\r\ncontent-length: 20\r\n\r\nno entry for swordfish");
+    let parrot = say("HTTP/1.1 403 Forbidden\r\ncontent-length: 22\r\n\r\nno entry for swordfish");
     let server = FaultServer::start(&[parrot]).await;
     for url in [server.url.clone(), server.url.replace("http://", "http://user:swordfish@")] {
         let token = (!url.contains('@')).then(|| "swordfish".to_owned());
@@ -159,7 +159,7 @@ async fn refusals() {
         let error: Error = store.head(&key()).await.unwrap_err();
         let get = store.get(&key(), None).await.unwrap_err();
         for text in [error.to_string(), get.to_string(), store.url().to_owned(), format!("{store:?}")] {
-            assert!(!text.contains("swordfish") || url.contains('@') && text.contains("no entry"), "{text}");
+            assert!(!text.contains("swordfish"), "{text}");
         }
     }
 }
@@ -211,7 +211,7 @@ async fn hostile_listings() {
         // Never whole if it is not.
         (whole[..whole.len() - 5].to_owned(), ErrorKind::Unavailable),
         (whole[..whole.len() / 2].to_owned(), ErrorKind::Unavailable),
-        (wrapped(&entry(&format!("/base/{}", "a".repeat(1 << 20)), "1")), ErrorKind::Unavailable),
+        (wrapped(&entry(&format!("/base/{}", "a".repeat(1 << 20)), "1")), ErrorKind::Limit),
         (wrapped(&format!("<d:response>{}", "<x>y</x>".repeat(1 << 17))), ErrorKind::Limit),
     ] {
         let shown: String = body.chars().take(200).collect();
@@ -268,7 +268,7 @@ async fn lost_answers_to_uploads() {
     let ours = say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
     let theirs = say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nother");
     let lost = Fault::Reset(String::new());
-    assert_eq!(create(&[taken.clone()]).await.unwrap(), PutOutcome::Exists);
+    assert_eq!(create(std::slice::from_ref(&taken)).await.unwrap(), PutOutcome::Exists);
     assert_eq!(create(&[lost.clone(), taken.clone(), ours]).await.unwrap(), PutOutcome::Written);
     assert_eq!(create(&[lost.clone(), taken, theirs]).await.unwrap(), PutOutcome::Exists);
     assert_eq!(kind(create(&[lost]).await), ErrorKind::Unavailable);

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use cacheg_core::{Error, ObjectMeta, Result};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, StatusCode};
-use reqwest::Response;
+use http::{HeaderName, StatusCode};
+use http_body::Body as _;
 use tokio::time::timeout;
 
-/// How much of a refusal's text is shown, in bytes.
+use super::client::{self, Response};
+
+/// How much of a refusal's text is read, in bytes: more than is shown, so that a secret in it is seen as a whole.
+const READ: usize = 8 << 10;
+/// How much of it is shown, in characters.
 const MESSAGE: usize = 300;
 
 /// Whether a status may be another one soon.
@@ -32,6 +36,14 @@ pub(super) fn retry_after(response: &Response) -> Option<Duration> {
 /// The announced length of a body, in bytes.
 pub(super) fn length(response: &Response) -> Option<u64> {
     text(response.headers(), &CONTENT_LENGTH)?.parse().ok()
+}
+
+/// The length of a body that is to come. By HTTP/2, one may be known to be empty without being announced.
+pub(super) fn body_length(response: &Response) -> Option<u64> {
+    length(response).or_else(|| {
+        let unannounced = !response.headers().contains_key(CONTENT_LENGTH);
+        (unannounced && response.body().is_end_stream()).then_some(0)
+    })
 }
 
 /// What the headers say of an object of that size.
@@ -67,25 +79,23 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The beginning of what a server says of its refusal, if it is text and does not repeat our secret.
-pub(super) async fn message(mut response: Response, secret: Option<&HeaderValue>) -> String {
+/// The beginning of what a server says of its refusal, if it is text and does not repeat our secrets.
+pub(super) async fn message(mut response: Response, secrets: &[String]) -> String {
     let mut bytes = Vec::new();
     // Nice to have; not worth waiting for.
     let read = async {
-        while let (Ok(Some(piece)), true) = (response.chunk().await, bytes.len() < MESSAGE) {
-            bytes.extend_from_slice(&piece[..piece.len().min(MESSAGE)]);
+        while let (Ok(Some(piece)), true) = (client::piece(response.body_mut()).await, bytes.len() < READ) {
+            bytes.extend_from_slice(&piece[..piece.len().min(READ)]);
         }
     };
     let _ = timeout(Duration::from_secs(1), read).await;
-    let said: String = String::from_utf8_lossy(&bytes)
-        .chars()
-        .take(MESSAGE)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let text = String::from_utf8_lossy(&bytes);
+    if secrets.iter().any(|secret| text.contains(secret)) {
+        return String::new();
+    }
+    let said: String = text.chars().take(MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let said = said.trim();
-    let secret = secret.and_then(|secret| secret.to_str().ok()).and_then(|secret| secret.split_once(' '));
-    let repeats = secret.is_some_and(|(_, secret)| said.contains(secret));
-    if said.is_empty() || repeats || said.starts_with('<') { String::new() } else { format!(": {said}") }
+    if said.is_empty() || said.starts_with('<') { String::new() } else { format!(": {said}") }
 }
 
 /// The error for a status.
@@ -109,6 +119,8 @@ pub(super) fn error(status: StatusCode, object: &str, said: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

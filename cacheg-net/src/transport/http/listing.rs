@@ -73,10 +73,7 @@ impl<'a> Pages<'a> {
         let path = self.folder.map_or("", Key::as_str);
         let (response, _) = self.store.send(&method, path, &[depth], None).await?;
         match response.status() {
-            StatusCode::MULTI_STATUS => {
-                let response: http::Response<reqwest::Body> = response.into();
-                Ok(Some(Box::new(Reading::new(response.into_body()))))
-            }
+            StatusCode::MULTI_STATUS => Ok(Some(Box::new(Reading::new(response.into_body())))),
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
                 Err(Error::unsupported(format!("{} does not list (no WebDAV)", self.store.url)))
@@ -175,7 +172,14 @@ impl Reading {
             self.reader.get_mut().since = 0;
             let event = self.reader.read_event_into_async(&mut self.buffer).await;
             let event = event.map_err(|e| match e {
+                quick_xml::Error::Io(_) if self.reader.get_ref().since > LONGEST => {
+                    Error::Limit(format!("a tag or text of more than {LONGEST} bytes"))
+                }
                 quick_xml::Error::Io(e) => Error::unavailable(client::chain(&*e)),
+                // Something that was begun does not end.
+                quick_xml::Error::Syntax(e) => {
+                    Error::unavailable(format!("the answer breaks off before its end: {e}"))
+                }
                 e => broken(&e.to_string()),
             })?;
             match event {
@@ -254,7 +258,7 @@ impl AsyncBufRead for Incoming {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         if this.since > LONGEST {
-            return Poll::Ready(Err(io::Error::other(format!("a tag or text of more than {LONGEST} bytes"))));
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         while this.rest.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {

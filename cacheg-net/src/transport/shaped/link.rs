@@ -15,7 +15,7 @@ const LEAST: f64 = 1024.0;
 const MOST: f64 = 262_144.0;
 /// What a link gives without delay after a pause, unless told otherwise: what timers may oversleep, and so many bytes.
 const SLACK: Duration = Duration::from_millis(4);
-const BURST: f64 = 16_384.0;
+const BURST: f64 = 2_048.0;
 
 pub(super) struct Link {
     trace: Trace,

@@ -14,7 +14,7 @@ pub struct Shape {
     pub trace: Option<Trace>,
     /// How long every request waits.
     pub latency: Duration,
-    /// Bytes that pass at once after a pause; `None`: 16 KiB or 4 ms' worth, whichever is more.
+    /// Bytes that pass at once after a pause; `None`: 2 KiB or 4 ms' worth, whichever is more.
     pub burst: Option<u64>,
 }
 
