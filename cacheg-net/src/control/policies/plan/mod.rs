@@ -1,13 +1,15 @@
 //! Our policy: `plan(lambda=2;upgrade=true;…)`.
 //!
-//! * **Text meets levels.** The processor recomputes chunks from the front, as far as that fits the deadline; the link
-//!   fetches from the back. Text costs no bytes and has no distortion, so that it is taken wherever the processor would
-//!   idle. For chunks alike no other choice of chunks for text is better: text of a chunk needs all before it.
+//! * **Text beside levels.** The processor recomputes chunks from the front, as far as that fits the deadline; the link
+//!   fetches the others, in order. Text costs no bytes and has no distortion, so that it is taken wherever the processor
+//!   would idle. For chunks alike no other choice of chunks for text is better: text of a chunk needs all before it.
 //! * **Levels** are chosen by a dynamic programme over the chunks to fetch and the time left ([`table`]), which
 //!   minimises distortion + λ · [`Job::miss`](crate::control::Job::miss) · probability of a miss under the error
 //!   distribution of the estimator. Slack is carried over by itself. It is made anew when the forecast has changed.
 //! * **When the deadline can hardly be met**, the smallest level.
-//! * **A transfer is abandoned** for a smaller level when the programme says that this pays; or for text.
+//! * **A transfer is abandoned** for a smaller level when the programme says that this pays; or when its chunk is being
+//!   recomputed. Where transfers have rates of their own ([`watch`]) a slow chunk becomes text, and one that was to be
+//!   text is fetched in its place.
 //! * **Upgrades**: once every chunk is there or under way, better levels are fetched in the time that is left.
 
 mod table;
@@ -29,7 +31,7 @@ pub(super) const PLUGIN: Plugin<dyn Policy> = Plugin {
     name: "plan",
     origin: "cacheg-net",
     summary: "least distortion + lambda · risk of a miss; text beside transfers, abandonment, upgrades",
-    usage: "plan(lambda=4;upgrade=true;abandon=true;spread=2)",
+    usage: "plan(lambda=4;upgrade=true;abandon=true;spread=2;first=1;floor=0.05;hysteresis=0.02;swap=0.5)",
     build: |config| Ok(Box::new(Plan::new(settings(config)?)?)),
 };
 
@@ -47,7 +49,7 @@ struct Settings {
     abandon: bool,
     /// The standard deviation of the estimator's error is multiplied by this.
     spread: f64,
-    /// Breaking off must save this share of the cost.
+    /// Breaking off must save this share of what a miss costs.
     hysteresis: f64,
     /// Level of the first chunk, as a position between best (0) and smallest (1).
     first: f64,

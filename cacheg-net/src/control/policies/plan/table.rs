@@ -8,10 +8,10 @@
 //! cost[n][t] = 0        a chunk that arrives too late to be decoded with all after it: the price of a miss
 //! ```
 //!
-//! So later choices react to what has happened: the expectation is inside the minimum. Exact means: the expectation is
-//! over seven points of the error distribution (Gauss-Hermite, exact for polynomials of degree 13 in the logarithm);
-//! errors of different transfers are independent; time is on a grid of at most 1/256 of the time left, linear between
-//! grid points; decoders work in order, at the cost of each chunk's most expensive level.
+//! So later choices react to what has happened. Exact means: the expectation is over seven points of the error
+//! distribution (Gauss-Hermite, exact for polynomials of degree 13 in the logarithm); errors of different transfers are
+//! independent; time is on a grid of 1/256 of the time left (1/64 from 126 chunks on), linear between grid points;
+//! decoders work in order, at the cost of each chunk's most expensive level.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const NODES: [(f64, f64); 7] = [
     (3.750_439_717_725_742, 0.000_548_268_855_972_217_8),
 ];
 
-/// Grid points by the number of chunks: cells are bounded, so that planning takes no longer for long contexts.
+/// Cells of the table, about: long contexts have a coarser grid, down to 65 points.
 const CELLS: usize = 1 << 13;
 
 /// What the link is taken to do: a rate and the deviation of its logarithm, both rounded a little, so that a table
