@@ -54,15 +54,21 @@ impl Tokens {
             if words.next().is_some() {
                 return Err(Error::setting(format!("line {number}: more than a token and its expiry")));
             }
-            if !token.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(Error::setting(format!("line {number}: a token is printable ASCII")));
-            }
+            let token = checked(token).map_err(|e| e.at(format_args!("line {number}")))?;
             tokens.push(Token { hash: hash(token), expiry });
         }
         if tokens.is_empty() {
             return Err(Error::setting("no tokens: nobody could be let in"));
         }
         Ok(Self(tokens.into()))
+    }
+
+    /// One token that does not expire.
+    ///
+    /// # Errors
+    /// `InvalidSetting` if it is empty or not printable ASCII without spaces.
+    pub fn one(token: &str) -> Result<Self> {
+        Ok(Self([Token { hash: hash(checked(token)?), expiry: None }].into()))
     }
 
     /// Compares with all tokens, in a time that does not depend on where they differ.
@@ -81,6 +87,14 @@ impl Tokens {
             (false, false) => Worth::Unknown,
         }
     }
+}
+
+/// What HTTP can carry.
+fn checked(token: &str) -> Result<&str> {
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Error::setting("a token is printable ASCII without spaces"));
+    }
+    Ok(token)
 }
 
 /// Hashes have one length and say nothing of how much of a token was right.
@@ -129,6 +143,7 @@ mod tests {
             ("secret 2026-12-31T23:59:59Z x", "line 1"),
             ("sécret", "printable"),
         ] {
+            assert!(Tokens::one(text).is_err());
             let message = Tokens::parse(text).unwrap_err().to_string();
             assert!(message.contains(says) && !message.contains("secret"), "{message}");
         }

@@ -54,6 +54,8 @@ async fn a_listing_is_whole_or_breaks_off() {
 }
 
 fn client(server: &Running) -> HttpStore {
+    // Even plain connections want to know which cryptography they would use.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let options = ClientOptions::new().with_allow_http(true);
     HttpBuilder::new().with_url(&server.url).with_client_options(options).build().unwrap()
 }

@@ -80,9 +80,8 @@ async fn too_large() {
     let server = Running::start(&store, writable()).await;
     // Refused for what it announces, before any of it was sent.
     let head = "PUT /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
-    let answer =
-        server.raw(format!("{head}content-length: 1048577\r\nexpect: 100-continue\r\n\r\n").as_bytes());
-    assert!(answer.await.starts_with("HTTP/1.1 413"));
+    let announced = format!("{head}content-length: 1048577\r\nexpect: 100-continue\r\n\r\n");
+    assert!(server.raw(announced.as_bytes()).await.starts_with("HTTP/1.1 413"));
     let mut body = format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes();
     for _ in 0..17 {
         body.extend_from_slice(b"10000\r\n");
@@ -97,7 +96,14 @@ async fn too_large() {
 #[tokio::test]
 async fn an_upload_that_breaks_off_leaves_nothing() {
     let store = Store::with(&[]);
-    let server = Running::start(&store, writable()).await;
+    let server = Running::start(
+        &store,
+        settings(|all| {
+            all.writable = true;
+            all.idle_timeout = Duration::from_millis(300);
+        }),
+    )
+    .await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf").await.unwrap();
     drop(stream);

@@ -9,17 +9,19 @@ mod encode;
 mod fetch;
 mod inspect;
 mod list;
+mod logging;
 #[cfg(feature = "net")]
 mod lookup;
 mod profile;
 #[cfg(feature = "net")]
 mod publish;
+#[cfg(feature = "serve")]
+mod serve;
 #[cfg(feature = "net")]
 mod store;
 #[cfg(feature = "net")]
 mod stores;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use cacheg::{Error, ErrorKind, Result};
@@ -67,6 +69,9 @@ enum Command {
     #[cfg(feature = "net")]
     #[command(subcommand)]
     Store(store::Command),
+    /// Serve a store over HTTP
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     /// List the stages that are linked
     Stages(list::Args),
     /// List the presets
@@ -75,14 +80,11 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CACHEG_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
-        .init();
+    match &cli.command {
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => args.start_log(),
+        _ => logging::start("warn", logging::Form::Short),
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -113,6 +115,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Lookup(args) => lookup::run(&args),
         #[cfg(feature = "net")]
         Command::Store(command) => store::run(&command),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args, cli.threads),
         Command::Stages(args) => list::stages(&args),
         Command::Presets(args) => list::presets(&args),
     }
