@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cacheg_core::{Backend, Cpu};
+use cacheg_core::{Backend, Cpu, Profile};
 
 pub use receive::{FileReceiver, MemoryReceiver, Receiver, Resumed};
 pub use recompute::Recompute;
@@ -53,6 +53,8 @@ pub struct FetchOptions {
     pub asap: bool,
     /// Decodes.
     pub backend: Arc<dyn Backend>,
+    /// A profile that is here already, as all contexts of a model share one; fetched if the context needs another.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl Default for FetchOptions {
@@ -67,6 +69,7 @@ impl Default for FetchOptions {
             decode_rate: 5e8,
             asap: false,
             backend: Arc::new(Cpu),
+            profile: None,
         }
     }
 }
