@@ -24,6 +24,8 @@
 mod builtins;
 pub mod compare;
 pub mod flow;
+#[cfg(feature = "net")]
+pub mod levels;
 pub mod output;
 mod presets;
 #[cfg(feature = "cli")]

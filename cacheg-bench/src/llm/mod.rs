@@ -36,6 +36,7 @@ mod model;
 mod observe;
 mod ops;
 mod pretokenizers;
+mod recompute;
 pub(crate) mod rope;
 mod safetensors;
 mod state;
@@ -46,6 +47,7 @@ pub use fetch::{FETCHABLE, Fetchable, Fetched, cache_folder, fetch, model_hash, 
 pub use hyper::Hyper;
 pub use model::{Model, Progress, Step, argmax, log_sum_exp};
 pub use observe::{AttentionBlock, AttentionSums, LayerAttention, Observer};
+pub use recompute::Prefill;
 pub use state::KvState;
 pub use tokenizer::Tokenizer;
 

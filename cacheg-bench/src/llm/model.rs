@@ -121,6 +121,12 @@ impl Model {
     /// # Errors
     /// If it is a KV cache of another model, as far as shapes and RoPE tell.
     pub fn state_of(&self, view: &KvView<'_>) -> Result<KvState> {
+        self.check_view(view)?;
+        Ok(KvState::of(view))
+    }
+
+    /// Refuses KV caches of other models, as far as shapes and RoPE tell.
+    pub(super) fn check_view(&self, view: &KvView<'_>) -> Result<()> {
         let (ours, theirs) = (self.geometry.planes(), view.planes());
         if ours.len() != theirs.len() {
             let layers = (view.geometry().layers(), self.geometry.layers());
@@ -149,7 +155,7 @@ impl Model {
                 .at(our.name()));
             }
         }
-        Ok(KvState::of(view))
+        Ok(())
     }
 
     /// Runs one sequence's next tokens, whose keys and values are appended to `kv`. The result is what the last layer

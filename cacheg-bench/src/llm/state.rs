@@ -1,7 +1,10 @@
 //! The KV cache that the model reads and extends.
 
-use cacheg::core::{Dtype, Kept, Kind, LayerGroup, Shape};
+use std::ops::Range;
+
+use cacheg::core::{Dtype, Kept, Kind, LayerGroup, Order, Shape};
 use cacheg::{Error, Geometry, KvCache, KvView, Result};
+use rayon::prelude::*;
 
 /// A KV cache that grows: per plane and head the rows of its tokens, in the plane's element type, keys after RoPE.
 ///
@@ -46,15 +49,49 @@ impl KvState {
     /// dropped, behind the context's last one.
     pub fn of(view: &KvView<'_>) -> Self {
         let mut state = Self::new(view.geometry());
-        let mut rows = Vec::new();
-        for (index, plane) in view.planes().iter().enumerate() {
-            rows.resize(view.tokens() * plane.channels(), 0.0);
-            view.load(index, 0, view.tokens(), &mut rows);
-            state.push_rows(index, &rows);
-        }
-        state.advance(view.tokens());
+        state.push_view(view, 0..view.tokens());
         let behind = view.first_position() + view.tokens() as u64;
         state.with_next_position(view.kept().map_or(behind, Kept::next_position))
+    }
+
+    /// Appends rows of a KV cache of the same geometry, bit for bit.
+    ///
+    /// # Errors
+    /// If the geometry is another one, or there are no such rows.
+    pub fn extend(&mut self, view: &KvView<'_>, rows: Range<usize>) -> Result<()> {
+        if view.geometry() != &self.geometry {
+            return Err(Error::data("a KV cache of another model, or of other element types"));
+        }
+        if rows.start > rows.end || rows.end > view.tokens() {
+            return Err(Error::data(format!(
+                "rows {}..{} of a KV cache of {} tokens",
+                rows.start,
+                rows.end,
+                view.tokens()
+            )));
+        }
+        self.push_view(view, rows);
+        Ok(())
+    }
+
+    fn push_view(&mut self, view: &KvView<'_>, rows: Range<usize>) {
+        let planes = self.heads.par_iter_mut().zip(&self.shapes).enumerate();
+        planes.for_each(|(index, (heads, shape))| {
+            let row = shape.head_dim as usize * shape.dtype.size();
+            // What files and decoders make is laid out as it is here.
+            if view.order() == Order::HeadMajor {
+                let bytes = view.plane_bytes(index);
+                for (head, out) in heads.iter_mut().enumerate() {
+                    let first = head * view.tokens();
+                    out.extend_from_slice(&bytes[(first + rows.start) * row..(first + rows.end) * row]);
+                }
+                return;
+            }
+            let mut values = vec![0.0; rows.len() * shape.head_dim as usize * heads.len()];
+            view.load(index, rows.start, rows.len(), &mut values);
+            push(heads, *shape, &values);
+        });
+        self.advance(rows.len());
     }
 
     /// Everything as one KV cache; its first position is that of the first token if none are missing.
@@ -62,23 +99,34 @@ impl KvState {
     /// # Errors
     /// If more tokens are held than positions have passed.
     pub fn to_cache(&self) -> Result<KvCache> {
+        self.rows_to_cache(0..self.tokens)
+    }
+
+    /// Some of its rows as a KV cache.
+    ///
+    /// # Errors
+    /// If there are no such rows; if more tokens are held than positions have passed.
+    pub fn rows_to_cache(&self, rows: Range<usize>) -> Result<KvCache> {
         let first = self.next_position.checked_sub(self.tokens as u64).ok_or_else(|| {
             Error::data(format!("{} tokens before position {}", self.tokens, self.next_position))
         })?;
-        let mut cache = KvCache::zeros(&self.geometry, self.tokens, first);
+        if rows.start > rows.end || rows.end > self.tokens {
+            return Err(Error::data(format!("rows {}..{} of {} tokens", rows.start, rows.end, self.tokens)));
+        }
+        let mut cache = KvCache::zeros(&self.geometry, rows.len(), first + rows.start as u64);
         for (heads, plane) in self.heads.iter().zip(cache.view_mut().planes_mut()) {
             let shape = plane.plane().shape;
-            let dim = shape.head_dim as usize;
-            let mut rows = vec![0.0; self.tokens * plane.plane().channels()];
-            let mut head_rows = vec![0.0; self.tokens * dim];
+            let (dim, size) = (shape.head_dim as usize, shape.dtype.size());
+            let mut values = vec![0.0; rows.len() * plane.plane().channels()];
+            let mut head_rows = vec![0.0; rows.len() * dim];
             for (head, bytes) in heads.iter().enumerate() {
-                shape.dtype.widen(bytes, &mut head_rows);
-                for (row, values) in rows.chunks_exact_mut(heads.len() * dim).zip(head_rows.chunks_exact(dim))
+                shape.dtype.widen(&bytes[rows.start * dim * size..rows.end * dim * size], &mut head_rows);
+                for (row, from) in values.chunks_exact_mut(heads.len() * dim).zip(head_rows.chunks_exact(dim))
                 {
-                    row[head * dim..][..dim].copy_from_slice(values);
+                    row[head * dim..][..dim].copy_from_slice(from);
                 }
             }
-            plane.store(0, self.tokens, &rows);
+            plane.store(0, rows.len(), &values);
         }
         Ok(cache)
     }
@@ -123,17 +171,7 @@ impl KvState {
 
     /// Appends rows, `[rows, channels]`, to one plane. [`advance`](Self::advance) follows when all planes have them.
     pub(super) fn push_rows(&mut self, plane: usize, rows: &[f32]) {
-        let shape = self.shapes[plane];
-        let (dim, size) = (shape.head_dim as usize, shape.dtype.size());
-        let channels = dim * self.heads[plane].len();
-        for (head, bytes) in self.heads[plane].iter_mut().enumerate() {
-            let mut at = bytes.len();
-            bytes.resize(at + rows.len() / channels * dim * size, 0);
-            for row in rows.chunks_exact(channels) {
-                shape.dtype.narrow(&row[head * dim..][..dim], &mut bytes[at..][..dim * size]);
-                at += dim * size;
-            }
-        }
+        push(&mut self.heads[plane], self.shapes[plane], rows);
     }
 
     /// So many tokens were appended to all planes.
@@ -155,6 +193,20 @@ impl KvState {
     /// The rows of one head.
     pub(super) fn head(&self, layer: usize, kind: Kind, head: usize) -> &[u8] {
         &self.heads[Self::plane(layer, kind)][head]
+    }
+}
+
+/// Appends rows, `[rows, channels]`, to the heads of a plane.
+fn push(heads: &mut [Vec<u8>], shape: Shape, rows: &[f32]) {
+    let (dim, size) = (shape.head_dim as usize, shape.dtype.size());
+    let channels = dim * heads.len();
+    for (head, bytes) in heads.iter_mut().enumerate() {
+        let mut at = bytes.len();
+        bytes.resize(at + rows.len() / channels * dim * size, 0);
+        for row in rows.chunks_exact(channels) {
+            shape.dtype.narrow(&row[head * dim..][..dim], &mut bytes[at..][..dim * size]);
+            at += dim * size;
+        }
     }
 }
 
@@ -186,6 +238,14 @@ mod tests {
         assert_eq!(state.tokens(), 3);
         state.set_next_position(2);
         assert!(state.to_cache().is_err());
+
+        let mut state = KvState::new(&geometry);
+        state.extend(&cache.view(), 0..2).unwrap();
+        state.extend(&cache.view(), 2..5).unwrap();
+        assert_eq!(state.to_cache().unwrap(), cache);
+        let rows = state.rows_to_cache(3..5).unwrap();
+        assert_eq!(rows, KvCache::copy_of(&cache.view(), 3, 2));
+        assert!(state.rows_to_cache(3..6).is_err() && state.extend(&cache.view(), 5..6).is_err());
     }
 
     #[test]

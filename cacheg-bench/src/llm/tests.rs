@@ -6,6 +6,7 @@
 
 mod files;
 mod real;
+mod recompute;
 mod tiny;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ pub(crate) mod contexts;
 pub(crate) mod measure;
 pub(crate) mod metrics;
 mod parts;
-mod reading;
+pub(crate) mod reading;
 mod received;
 mod retrieval;
 pub(crate) mod rows;

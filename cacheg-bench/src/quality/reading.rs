@@ -72,7 +72,7 @@ impl Judge for Reading<'_> {
 }
 
 /// Of every token of `read` on the cache, which is left as it was: what comes next.
-fn predictions(model: &Model, read: &[u32], kv: &mut KvState) -> Result<Predictions> {
+pub(crate) fn predictions(model: &Model, read: &[u32], kv: &mut KvState) -> Result<Predictions> {
     let tokens = kv.tokens();
     let hidden = model.forward(read, kv)?;
     kv.truncate(tokens);

@@ -30,7 +30,7 @@ pub(super) struct Order {
 /// What decoding needs.
 pub(super) struct Decoding {
     pub(super) manifest: Arc<Manifest>,
-    pub(super) profile: Option<Profile>,
+    pub(super) profile: Option<Arc<Profile>>,
     pub(super) registry: Arc<Registry>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) limits: Limits,
@@ -78,7 +78,7 @@ impl Decoding {
         let mut own = match decoders.remove(&order.name).filter(|_| shared) {
             Some(decoder) => decoder,
             None => {
-                let plan = chunk.bind(&self.registry, self.profile.as_ref())?;
+                let plan = chunk.bind(&self.registry, self.profile.as_deref())?;
                 self.backend.supports(&plan)?;
                 self.backend.decoder(plan)?
             }

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cacheg_core::{Backend, Cpu};
+use cacheg_core::{Backend, Cpu, Profile};
 
 pub use link::{SharedLink, Turn};
 pub use receive::{FileReceiver, MemoryReceiver, Receiver, Resumed};
@@ -57,6 +57,8 @@ pub struct FetchOptions {
     pub backend: Arc<dyn Backend>,
     /// The link that this request shares with others of the program: they take turns.
     pub link: Option<Arc<SharedLink>>,
+    /// A profile that is here already, as all contexts of a model share one; fetched if the context needs another.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl Default for FetchOptions {
@@ -72,6 +74,7 @@ impl Default for FetchOptions {
             asap: false,
             backend: Arc::new(Cpu),
             link: None,
+            profile: None,
         }
     }
 }

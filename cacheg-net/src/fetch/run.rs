@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cacheg_core::{Error, ErrorKind, Registry, Result};
+use cacheg_core::{Error, ErrorKind, Profile, Registry, Result};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -115,12 +115,26 @@ pub async fn fetch(
     Ok(Fetched { chunks, complete, bytes, faults, timeline, manifest: Arc::unwrap_or_clone(manifest) })
 }
 
-type Beginning = (Manifest, Option<cacheg_core::Profile>, Option<Vec<u32>>);
+type Beginning = (Manifest, Option<Arc<Profile>>, Option<Vec<u32>>);
 
-async fn beginning(store: &Store, id: &ContextId, _: &FetchOptions) -> Result<Beginning> {
+async fn beginning(store: &Store, id: &ContextId, options: &FetchOptions) -> Result<Beginning> {
     let manifest = store.manifest(id).await?;
-    let (profile, tokens) = tokio::join!(store.profile(&manifest), store.tokens(&manifest));
+    let (profile, tokens) =
+        tokio::join!(profile(store, &manifest, options.profile.as_ref()), store.tokens(&manifest));
     Ok((manifest, profile?, tokens?))
+}
+
+/// The context's profile, fetched unless it is the one that is here.
+async fn profile(
+    store: &Store,
+    manifest: &Manifest,
+    here: Option<&Arc<Profile>>,
+) -> Result<Option<Arc<Profile>>> {
+    let Some(wanted) = &manifest.profile else { return Ok(None) };
+    if let Some(here) = here.filter(|here| here.hash() == wanted.sha256.as_str()) {
+        return Ok(Some(here.clone()));
+    }
+    Ok(store.profile(manifest).await?.map(Arc::new))
 }
 
 /// The levels of a chunk, best first.

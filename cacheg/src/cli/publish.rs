@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cacheg::core::ResultExt;
-use cacheg::net::store::{ContextId, LevelSpec, Publication, publish};
-use cacheg::{Error, Pipeline, Registry, Result};
+use cacheg::net::store::{ContextId, Publication, publish};
+use cacheg::{Result, levels};
 use serde_json::json;
 
 use super::args;
@@ -52,36 +52,9 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// The levels that were asked for.
-pub(crate) fn levels(registry: &Registry, presets: &[String], specs: &[String]) -> Result<Vec<LevelSpec>> {
-    let mut levels = Vec::new();
-    for name in presets.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
-        let (preset, only) = match name.split_once('@') {
-            Some((preset, level)) => {
-                let level: usize = level.parse().map_err(|_| {
-                    Error::setting(format!("`{name}`: a number expected behind `@`, as in `fast@2`"))
-                })?;
-                (cacheg::preset(preset)?, Some(level))
-            }
-            None => (cacheg::preset(name)?, None),
-        };
-        for level in only.map_or(0..preset.levels.len(), |level| level..level.saturating_add(1)) {
-            let pipeline = Pipeline::parse(registry, preset.spec(Some(level))?)?;
-            levels.push(LevelSpec { name: format!("{}@{level}", preset.name), pipeline });
-        }
-    }
-    for spec in specs {
-        let (name, spec) = spec.split_once('=').ok_or_else(|| {
-            Error::setting(format!("`{spec}`: NAME=SPEC expected, as in 'mine=mean|bins|rans'"))
-        })?;
-        levels.push(LevelSpec { name: name.to_owned(), pipeline: Pipeline::parse(registry, spec)? });
-    }
-    Ok(levels)
-}
-
 pub(crate) fn run(args: &Args) -> Result<()> {
     let registry = Arc::new(cacheg::builtins()?);
-    let levels = levels(&registry, &args.levels, &args.level)?;
+    let levels = levels::parse(&registry, &args.levels, &args.level)?;
     let profile = args::profile(args.profile.as_ref())?.map(Arc::new);
     let file = args::kv(&args.input)?;
     let model = args.model.clone().or_else(|| file.metadata().get("model").cloned()).unwrap_or_default();
