@@ -118,6 +118,7 @@ pub(crate) fn ttft(rows: &[Value], caption: &str, factor: f64) -> Result<String>
             .axis_desc_style(font(FONT, INK))
             .y_desc("TTFT, s")
             .x_labels(0)
+            .x_label_formatter(&|_| String::new())
             .y_label_formatter(&|y| format!("{y}"))
             .draw()?;
         let at = |point: &(f64, f64)| chart.plotting_area().map_coordinate(point);
@@ -196,6 +197,7 @@ pub(crate) fn slo(rows: &[Value], caption: &str) -> Result<String> {
             .axis_desc_style(font(FONT, INK))
             .y_desc("first tokens that came late, %")
             .x_labels(0)
+            .x_label_formatter(&|_| String::new())
             .y_label_formatter(&|y| format!("{y:.0}"))
             .draw()?;
         let at = |point: &(f64, f64)| chart.plotting_area().map_coordinate(point);

@@ -241,6 +241,17 @@ fn plan_abandons_what_will_not_arrive_and_upgrades_in_spare_time() {
 }
 
 #[test]
+fn plan_does_not_begin_text_that_would_be_late_before_it_knows_the_link() {
+    // Text of a chunk alone takes longer than there is; a link that is fast enough is found out only by trying.
+    let sizes = [(400, 0.1), (100, 0.4)];
+    let job = Job::new(vec![chunk(&sizes, Some(1_500)); 4], ms(1_000)).unwrap();
+    let mut control = controller(job, "plan");
+    let end = drive(&mut control, 10_000.0);
+    assert!(end <= ms(1_000), "{end:?}");
+    assert!(control.chunks().iter().all(|chunk| chunk.source() != Some(Source::Text)));
+}
+
+#[test]
 fn plan_fetches_bases_before_refinements() {
     let segment = |bytes, distortion| Segment { bytes, distortion, decode: ms(1) };
     let level = Level { segments: vec![segment(100, 1.0), segment(50, 0.5), segment(400, 0.1)] };
