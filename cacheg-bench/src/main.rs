@@ -6,7 +6,6 @@ mod bootstrap;
 #[cfg(feature = "llm")]
 mod calibrate;
 mod codec;
-#[cfg_attr(not(any(feature = "llm", test)), expect(dead_code, reason = "others only read tables"))]
 mod comma;
 mod labels;
 #[cfg(feature = "llm")]
@@ -17,6 +16,7 @@ mod prefill;
 #[cfg(feature = "llm")]
 mod quality;
 mod report;
+mod stream;
 mod throughput;
 
 use std::process::ExitCode;
@@ -31,6 +31,8 @@ enum Cli {
     Codec(codec::Args),
     /// Speed and size of coders against peers, and of whole encodes and decodes by preset and threads
     Throughput(throughput::Args),
+    /// Policies of the streaming client side by side, on simulated links
+    Stream(stream::Args),
     /// Fetch a language model, or show what one looks like
     #[cfg(feature = "llm")]
     #[command(subcommand)]
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Codec(args) => codec::run(&args),
         Cli::Throughput(args) => throughput::run(&args),
+        Cli::Stream(args) => stream::run(&args),
         #[cfg(feature = "llm")]
         Cli::Model(command) => model::run(&command),
         #[cfg(feature = "llm")]

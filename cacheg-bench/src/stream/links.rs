@@ -48,7 +48,10 @@ pub(crate) const KINDS: [Kind; 8] = [
     Kind { name: "sinusoid", about: "mean 1–8, amplitude 50–95 %, period 0.3–2 s, 10 % noise" },
     Kind { name: "step-drop", about: "2–10 until 5–80 % of the time, then 10–60 % of it" },
     Kind { name: "outages", about: "2–10, nothing for 50–400 ms after 150–600 ms" },
-    Kind { name: "lte-walk", about: "random walk of the logarithm, 20 ms steps of 0.15, reverting; mean 1–8" },
+    Kind {
+        name: "lte-walk",
+        about: "random walk of the logarithm, 20 ms steps of 0.15, reverting; mean 1–8",
+    },
     Kind { name: "steady", about: "0.5–10, 5 % noise" },
 ];
 

@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use cacheg_net::control::Job;
+use cacheg_net::control::{Job, Level};
 
 use super::links::Link;
 
@@ -40,9 +40,10 @@ fn series(job: &Job, link: &Link) -> Bound {
     let n = job.chunks().len();
     let Some(chunk) = job.chunks().first() else { return Bound { met: true, distortion: 0.0 } };
     let compute = chunk.text.unwrap_or(Duration::MAX);
-    let decode = chunk.levels.first().map_or(Duration::ZERO, |level| level.decode());
+    let decode = chunk.levels.first().map_or(Duration::ZERO, Level::decode);
     // (bytes, distortion), ascending in bytes.
-    let mut levels: Vec<(u64, f64)> = chunk.levels.iter().map(|level| (level.bytes(), level.distortion())).collect();
+    let mut levels: Vec<(u64, f64)> =
+        chunk.levels.iter().map(|level| (level.bytes(), level.distortion())).collect();
     levels.sort_by_key(|level| level.0);
     let finish = |counts: &[usize]| -> Option<Duration> {
         let (mut sent, mut free) = (0_u64, Duration::ZERO);
@@ -63,7 +64,9 @@ fn series(job: &Job, link: &Link) -> Bound {
         }
         let mut counts = vec![0; levels.len()];
         each_split(n - texts, &mut counts, 0, &mut |counts| {
-            let distortion = counts.iter().zip(&levels).map(|(count, level)| *count as f64 * level.1).sum::<f64>() / n as f64;
+            let distortion =
+                counts.iter().zip(&levels).map(|(count, level)| *count as f64 * level.1).sum::<f64>()
+                    / n as f64;
             let met_already = best.met && distortion >= best.distortion;
             let hopeless = best.met && text_end > job.slo();
             if met_already || hopeless {
@@ -101,9 +104,17 @@ fn each_split(left: usize, counts: &mut [usize], index: usize, visit: &mut impl 
 fn per_chunk(job: &Job, rates: &[f64]) -> Bound {
     let n = job.chunks().len();
     let slo = job.slo().as_secs_f64();
-    let compute = job.chunks().iter().filter_map(|chunk| chunk.text).max().unwrap_or(Duration::MAX).as_secs_f64();
+    let compute =
+        job.chunks().iter().filter_map(|chunk| chunk.text).max().unwrap_or(Duration::MAX).as_secs_f64();
     let texts = ((slo / compute + 1e-9) as usize).min(n);
-    let decode = job.chunks().iter().flat_map(|c| &c.levels).map(|l| l.decode()).min().unwrap_or_default().as_secs_f64();
+    let decode = job
+        .chunks()
+        .iter()
+        .flat_map(|c| &c.levels)
+        .map(Level::decode)
+        .min()
+        .unwrap_or_default()
+        .as_secs_f64();
     // By the number of texts: Pareto-optimal (seconds on the link, distortion).
     let mut fronts: Vec<Vec<(f64, f64)>> = vec![Vec::new(); texts + 1];
     fronts[0].push((0.0, 0.0));
@@ -119,7 +130,7 @@ fn per_chunk(job: &Job, rates: &[f64]) -> Bound {
                 }
             }
         }
-        next.iter_mut().for_each(|front| pareto(front));
+        next.iter_mut().for_each(pareto);
         fronts = next;
     }
     let all = || fronts.iter().flatten().filter(|(seconds, _)| seconds.is_finite());

@@ -18,7 +18,10 @@ impl Random {
     /// hashed from, so that no seed and run of one purpose is one of the other.
     pub(crate) fn new(purpose: Purpose, seed: u32, kind: u32, run: u32) -> Self {
         let purpose = u64::from(purpose == Purpose::Report) << 63;
-        let seed = purpose | (u64::from(seed) & 0x7fff_ffff) << 32 | u64::from(kind) << 24 | u64::from(run) & 0xff_ffff;
+        let seed = purpose
+            | (u64::from(seed) & 0x7fff_ffff) << 32
+            | u64::from(kind) << 24
+            | u64::from(run) & 0xff_ffff;
         // A bijection: different seeds stay different.
         let mut hashed = Self(seed);
         Self(hashed.bits())
@@ -71,7 +74,8 @@ mod tests {
     fn purposes_seeds_kinds_and_runs_have_streams_of_their_own() {
         let mut seen = HashSet::new();
         for purpose in [Purpose::Tune, Purpose::Report] {
-            for (seed, kind, run) in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (u32::MAX, 255, 0xff_ffff)] {
+            for (seed, kind, run) in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (u32::MAX, 255, 0xff_ffff)]
+            {
                 assert!(seen.insert(Random::new(purpose, seed, kind, run).0));
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use cacheg_net::control::{Action, Controller, Estimator, Fetch, Job, Policy, Source};
+use cacheg_net::control::{Action, Controller, Estimator, Fetch, Job, Level, Policy, Source};
 
 use super::links::Link;
 
@@ -40,9 +40,12 @@ struct Running {
 /// Runs it to its end.
 pub(crate) fn run(job: &Job, policy: Box<dyn Policy>, estimator: Box<dyn Estimator>, link: &Link) -> Outcome {
     let oracle = link.clone();
-    let mut controller = Controller::new(job.clone(), policy, estimator).with_oracle(Box::new(move |now, chunk, bytes| {
-        oracle.time_to_send(now, chunk, bytes).map_or(0.0, |time| bytes as f64 / time.as_secs_f64().max(1e-9))
-    }));
+    let mut controller =
+        Controller::new(job.clone(), policy, estimator).with_oracle(Box::new(move |now, chunk, bytes| {
+            oracle
+                .time_to_send(now, chunk, bytes)
+                .map_or(0.0, |time| bytes as f64 / time.as_secs_f64().max(1e-9))
+        }));
     let mut outcome = Outcome { finish: END, ..Outcome::default() };
     let mut now = Duration::ZERO;
     let mut transfer: Option<Running> = None;
@@ -113,7 +116,7 @@ pub(crate) fn run(job: &Job, policy: Box<dyn Policy>, estimator: Box<dyn Estimat
 fn ended(mut outcome: Outcome, controller: &Controller, job: &Job) -> Outcome {
     let chunks = controller.chunks().iter().zip(job.chunks());
     let distortions = chunks.map(|(state, chunk)| {
-        let worst = || chunk.levels.iter().map(|level| level.distortion()).fold(0.0, f64::max);
+        let worst = || chunk.levels.iter().map(Level::distortion).fold(0.0, f64::max);
         state.present().unwrap_or_else(worst)
     });
     outcome.distortion = distortions.sum::<f64>() / job.chunks().len().max(1) as f64;

@@ -202,7 +202,10 @@ impl Controller {
         }
         self.remove(transfer);
         let state = &mut self.chunks[found.chunk].levels[found.level];
-        state.received = state.received.max(found.segment + 1);
+        if found.segment >= state.usable {
+            return;
+        }
+        state.received |= 1 << found.segment;
         let decode =
             self.job.segment(found.chunk, found.level, found.segment).map_or(Duration::ZERO, |s| s.decode);
         self.decoder_free = self.decoder_free.max(self.now).saturating_add(decode);
@@ -213,10 +216,11 @@ impl Controller {
         self.tick(now);
         let Some(found) = self.remove(transfer) else { return };
         let state = &mut self.chunks[found.chunk].levels[found.level];
-        state.asked = state.asked.min(found.segment);
         state.interrupted += u32::from(failure == Failure::Interrupted);
         if failure == Failure::Unusable || state.interrupted >= MAX_INTERRUPTED {
-            state.usable = state.usable.min(found.segment);
+            state.give_up(found.segment);
+        } else {
+            state.asked &= !(1 << found.segment);
         }
     }
 
@@ -226,7 +230,7 @@ impl Controller {
         let Some(value) = self.job.segment(chunk, level, segment) else { return };
         let state = &mut self.chunks[chunk];
         let of_level = &mut state.levels[level];
-        if segment >= of_level.received || segment < of_level.decoded {
+        if segment >= of_level.decodable() || segment < of_level.decoded {
             return;
         }
         of_level.decoded = segment + 1;
@@ -243,12 +247,10 @@ impl Controller {
     pub fn decode_failed(&mut self, now: Duration, chunk: usize, level: usize, segment: usize) {
         self.tick(now);
         let Some(state) = self.chunks.get_mut(chunk).and_then(|c| c.levels.get_mut(level)) else { return };
-        if segment >= state.received || segment < state.decoded {
+        if segment >= state.decodable() || segment < state.decoded {
             return;
         }
-        state.usable = state.usable.min(segment);
-        state.received = state.received.min(segment);
-        state.asked = state.asked.min(segment);
+        state.give_up(segment);
         if self.decoding() == 0 {
             self.decoder_free = self.now;
         }
@@ -361,7 +363,7 @@ impl Controller {
         let segment = state.next_segment(level)?;
         let bytes = self.job.segment(chunk, level, segment)?.bytes;
         let upgrade = state.settled();
-        state.levels[level].asked = segment + 1;
+        state.levels[level].asked |= 1 << segment;
         let id = TransferId(self.next_id);
         self.next_id += 1;
         if self.transfers.is_empty() {
@@ -377,7 +379,7 @@ impl Controller {
     fn abandon(&mut self, transfer: TransferId) -> Action {
         if let Some(found) = self.remove(transfer) {
             let state = &mut self.chunks[found.chunk].levels[found.level];
-            state.asked = state.asked.min(found.segment);
+            state.asked &= !(1 << found.segment);
         }
         Action::Abandon { transfer }
     }
@@ -419,7 +421,7 @@ impl Controller {
 
     fn decoding(&self) -> usize {
         let levels = self.chunks.iter().flat_map(|chunk| &chunk.levels);
-        levels.map(|level| level.received.saturating_sub(level.decoded)).sum()
+        levels.map(|level| level.decodable().saturating_sub(level.decoded)).sum()
     }
 
     /// Whether an event will come.

@@ -41,3 +41,25 @@ impl ErrorTracker {
         Errors { mean, sigma: (self.squares / self.weight - mean * mean).max(0.0).sqrt() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_from_the_prior_to_what_was_seen() {
+        let mut tracker = ErrorTracker::new(0.3, 4.0);
+        assert_eq!(tracker.errors(), Errors { mean: 0.0, sigma: 0.3 });
+        // Four halvings of what was expected count as much as the prior.
+        (0..4).for_each(|_| tracker.observe(2.0, 1.0));
+        let half = -std::f64::consts::LN_2;
+        let errors = tracker.errors();
+        assert!((errors.mean - half / 2.0).abs() < 1e-12);
+        let variance = (0.09 + half * half) / 2.0 - half * half / 4.0;
+        assert!((errors.sigma - variance.sqrt()).abs() < 1e-12);
+        for actual in [0.0, f64::INFINITY, f64::NAN] {
+            tracker.observe(1.0, actual);
+        }
+        assert!(tracker.errors().sigma.is_finite() && tracker.errors().mean.is_finite());
+    }
+}

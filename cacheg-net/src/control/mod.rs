@@ -76,7 +76,10 @@ mod job;
 mod policies;
 mod policy;
 mod registry;
+mod schedule;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use controller::{Action, Controller, Failure, Fetch};
 pub use errors::{ErrorTracker, Errors};
@@ -86,4 +89,5 @@ pub use job::{Chunk, Job, Level, Segment};
 pub use policies::policies;
 pub use policy::{Move, Policy};
 pub use registry::{Plugin, Registry};
+pub use schedule::{Scheduler, Waiting, schedulers};
 pub use state::{ChunkState, Oracle, Source, TextState, Transfer, TransferId, View};

@@ -61,19 +61,34 @@ pub enum TextState {
     Done,
 }
 
-/// How much of a level is there.
+/// How much of a level is there. Sets of segments are bits: there are at most 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LevelState {
     /// Segments that can be chosen: those before the first that is known to be missing or corrupt.
     pub(super) usable: usize,
     /// Segments that are on the wire or arrived.
-    pub(super) asked: usize,
+    pub(super) asked: u64,
     /// Segments that arrived.
-    pub(super) received: usize,
-    /// Segments that are decoded.
+    pub(super) received: u64,
+    /// Segments that are decoded: the first so many.
     pub(super) decoded: usize,
     /// Transfers that broke off.
     pub(super) interrupted: u32,
+}
+
+impl LevelState {
+    /// Segments that can be decoded, those that are included.
+    pub(super) fn decodable(&self) -> usize {
+        self.received.trailing_ones() as usize
+    }
+
+    /// A segment is missing or corrupt: it and those after it are of no use.
+    pub(super) fn give_up(&mut self, segment: usize) {
+        self.usable = self.usable.min(segment);
+        // Those after it on the wire are dropped when they arrive.
+        self.received &= (1_u64 << segment) - 1;
+        self.asked &= (1_u64 << segment) - 1;
+    }
 }
 
 /// Where a chunk stands.
@@ -137,24 +152,25 @@ impl ChunkState {
     /// The next segment of a level to fetch, if there is one and it is not known to be missing or corrupt.
     pub fn next_segment(&self, level: usize) -> Option<usize> {
         let state = self.levels.get(level)?;
-        (state.asked < state.usable).then_some(state.asked)
+        let next = state.asked.trailing_ones() as usize;
+        (next < state.usable).then_some(next)
     }
 
     /// Whether the base of a level is on the wire, arrived or decoded.
     pub fn asked(&self, level: usize) -> bool {
-        self.levels.get(level).is_some_and(|state| state.asked > 0)
+        self.levels.get(level).is_some_and(|state| state.asked & 1 != 0)
     }
 
     /// Whether the base of some level has arrived, decoded or not.
     pub fn received(&self) -> bool {
-        self.levels.iter().any(|state| state.received > 0)
+        self.levels.iter().any(|state| state.received & 1 != 0)
     }
 
     /// Nothing more has to be done for it: it is there, or on its way in some form.
     pub fn settled(&self) -> bool {
         self.present.is_some()
             || self.text != TextState::Off
-            || self.levels.iter().any(|state| state.asked > 0)
+            || self.levels.iter().any(|state| state.asked & 1 != 0)
     }
 
     /// Whether there is still a way to get it, or it is there.

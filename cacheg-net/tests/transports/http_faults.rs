@@ -70,8 +70,8 @@ async fn lengths() {
     assert!(read.is_err());
     // Ranges.
     let good = part("content-range: bytes 1-3/5\r\ncontent-length: 3", "ell");
-    assert_eq!(get(&[good.clone()], Some(1..4)).await.0.unwrap(), b"ell");
-    assert_eq!(kind(get(&[good.clone()], Some(2..4)).await.0), ErrorKind::Corrupt, "other bytes");
+    assert_eq!(get(std::slice::from_ref(&good), Some(1..4)).await.0.unwrap(), b"ell");
+    assert_eq!(kind(get(std::slice::from_ref(&good), Some(2..4)).await.0), ErrorKind::Corrupt, "other bytes");
     assert!(get(&[good], None).await.0.is_err(), "a part where the whole was wanted");
     let chunks = |body: &str| part("content-range: bytes 1-3/5\r\ntransfer-encoding: chunked", body);
     assert_eq!(get(&[chunks("3\r\nell\r\n0\r\n\r\n")], Some(1..4)).await.0.unwrap(), b"ell");
@@ -89,7 +89,7 @@ async fn lengths() {
     }
     // A server without ranges.
     let ignored = whole("content-length: 5", "hello");
-    assert_eq!(get(&[ignored.clone()], Some(1..4)).await.0.unwrap(), b"ell");
+    assert_eq!(get(std::slice::from_ref(&ignored), Some(1..4)).await.0.unwrap(), b"ell");
     assert_eq!(kind(get(&[ignored], Some(1..6)).await.0), ErrorKind::InvalidData);
 }
 
@@ -139,7 +139,7 @@ async fn refusals() {
         ("302 Found", ErrorKind::Unsupported),
     ] {
         let answer = say(&format!("HTTP/1.1 {status}\r\ncontent-length: 4\r\n\r\nwhy."));
-        let (read, _) = get(&[answer.clone()], None).await;
+        let (read, _) = get(std::slice::from_ref(&answer), None).await;
         assert_eq!(kind(read), expected, "{status}");
         let server = FaultServer::start(&[answer]).await;
         let store = impatient(&server.url);
@@ -268,7 +268,7 @@ async fn lost_answers_to_uploads() {
     let ours = say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
     let theirs = say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nother");
     let lost = Fault::Reset(String::new());
-    assert_eq!(create(&[taken.clone()]).await.unwrap(), PutOutcome::Exists);
+    assert_eq!(create(std::slice::from_ref(&taken)).await.unwrap(), PutOutcome::Exists);
     assert_eq!(create(&[lost.clone(), taken.clone(), ours]).await.unwrap(), PutOutcome::Written);
     assert_eq!(create(&[lost.clone(), taken, theirs]).await.unwrap(), PutOutcome::Exists);
     assert_eq!(kind(create(&[lost]).await), ErrorKind::Unavailable);

@@ -19,7 +19,6 @@ use std::time::Duration;
 use cacheg_core::{Error, Result};
 use serde::Deserialize;
 
-use super::smallest;
 use crate::control::policy::{Move, Policy};
 use crate::control::registry::{Plugin, settings};
 use crate::control::state::{TextState, Transfer, View};
@@ -311,4 +310,11 @@ impl Policy for Plan {
         }
         Move::Wait(None)
     }
+}
+
+/// The level with the smallest base of those that can still be had.
+fn smallest(view: &View<'_>, chunk: usize) -> Option<usize> {
+    let levels = &view.job.chunks()[chunk].levels;
+    let usable = (0..levels.len()).filter(|level| view.chunks[chunk].next_segment(*level) == Some(0));
+    usable.min_by_key(|level| levels[*level].segments[0].bytes)
 }

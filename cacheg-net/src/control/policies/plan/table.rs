@@ -41,10 +41,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Rates are rounded to 2 %, deviations to 0.02.
+    /// Rates are rounded down to steps of 2 %, deviations to 0.02.
     pub(super) fn new(rate: f64, sigma: f64) -> Self {
         let rate = rate.clamp(1e-3, 1e18);
-        Self { rate: ((rate.ln() * 50.0).round() / 50.0).exp(), sigma: (sigma * 50.0).round() / 50.0 }
+        Self { rate: ((rate.ln() * 50.0).floor() / 50.0).exp(), sigma: (sigma * 50.0).round() / 50.0 }
     }
 
     /// (seconds per byte, probability) of the nodes.
@@ -183,4 +183,102 @@ fn interpolate(row: &[(f64, f64)], at: f64) -> (f64, f64) {
     let part = (at - low as f64).min(1.0);
     let mix = |a: f64, b: f64| a + (b - a) * part;
     (mix(row[low].0, row[high].0), mix(row[low].1, row[high].1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::state::ChunkState;
+    use crate::control::{Chunk, Job, Level};
+
+    fn view<'a>(job: &'a Job, chunks: &'a [ChunkState], now: Duration) -> View<'a> {
+        View {
+            job,
+            now,
+            chunks,
+            transfers: &[],
+            connections: 1,
+            forecast: None,
+            last_rate: None,
+            decoder_free: now,
+            processor_free: now,
+            oracle: None,
+        }
+    }
+
+    /// The same recursion without a grid.
+    fn brute(job: &Job, link: Link, lambda: f64, chunk: usize, left: f64) -> (f64, f64) {
+        let Some(levels) = job.chunks().get(chunk).map(|chunk| &chunk.levels) else { return (0.0, 1.0) };
+        let rest = &job.chunks()[chunk..];
+        let reserve: f64 = rest.iter().map(|chunk| chunk.levels[0].decode().as_secs_f64()).sum();
+        let worst = |chunk: &Chunk| chunk.levels.iter().map(Level::distortion).fold(0.0, f64::max);
+        let missed = lambda * job.miss() + rest[1..].iter().map(worst).sum::<f64>();
+        levels.iter().fold((f64::INFINITY, 0.0_f64), |best, level| {
+            let sum = link.paces().iter().fold((level.distortion(), 0.0), |sum, (pace, weight)| {
+                let after = left - level.bytes() as f64 * pace;
+                let (cost, meets) =
+                    if after < reserve { (missed, 0.0) } else { brute(job, link, lambda, chunk + 1, after) };
+                (sum.0 + weight * cost, sum.1 + weight * meets)
+            });
+            (best.0.min(sum.0), best.1.max(sum.1))
+        })
+    }
+
+    #[test]
+    fn it_is_the_recursion_up_to_a_grid_step_for_each_chunk() {
+        let mut state = 3_u64;
+        let mut random = move |end: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % end
+        };
+        for round in 0..120 {
+            let n = 1 + round % 3;
+            let decode = Duration::from_millis(random(30));
+            let chunks: Vec<Chunk> = (0..n)
+                .map(|_| {
+                    let bytes = 100 + random(400);
+                    let level = |divisor| Level::new(bytes / divisor, divisor as f64 * 0.3, decode);
+                    Chunk { levels: vec![level(1), level(2), level(3)], text: None }
+                })
+                .collect();
+            let slo = Duration::from_millis(300 + random(1_200));
+            let job = Job::new(chunks, slo).unwrap();
+            let states: Vec<ChunkState> = job.chunks().iter().map(ChunkState::new).collect();
+            let link = Link::new(1_000.0, [0.0, 0.1, 0.3, 0.8][random(4) as usize]);
+            let lambda = random(5) as f64;
+            let mut table = Table::default();
+            let order: Vec<usize> = (0..n).collect();
+            table.prepare(&view(&job, &states, Duration::ZERO), link, &order, lambda);
+            for part in [1.0, 0.83, 0.6] {
+                let now = slo.mul_f64(1.0 - part);
+                let left = (slo - now).as_secs_f64();
+                let got = table.cost(0.0, Duration::ZERO, &view(&job, &states, now));
+                let far = (n + 1) as f64 * table.step;
+                let (sooner, later) =
+                    (brute(&job, link, lambda, 0, left - far), brute(&job, link, lambda, 0, left + far));
+                // More time never costs more, so that the truth for a little less and a little more time are bounds.
+                assert!(
+                    got.0 <= sooner.0 + 1e-9 && got.0 >= later.0 - 1e-9,
+                    "{round}: {got:?} {sooner:?} {later:?}"
+                );
+                assert!(
+                    got.1 >= sooner.1 - 1e-9 && got.1 <= later.1 + 1e-9,
+                    "{round}: {got:?} {sooner:?} {later:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn probabilities_are_those_of_a_log_normal() {
+        let link = Link { rate: 100.0, sigma: 0.5 };
+        assert!((link.probability(100.0, 1.0) - 0.5).abs() < 1e-6);
+        // One deviation slower than expected is still in time: Φ(1).
+        assert!((link.probability(100.0, 0.5_f64.exp()) - 0.841_344_7).abs() < 1e-6);
+        assert_eq!(link.probability(1.0, 0.0), 0.0);
+        assert_eq!(Link { rate: 100.0, sigma: 0.0 }.probability(100.0, 1.0), 1.0);
+        let sum: f64 = NODES.iter().map(|node| node.1).sum();
+        let variance: f64 = NODES.iter().map(|node| node.1 * node.0 * node.0).sum();
+        assert!((sum - 1.0).abs() < 1e-9 && (variance - 1.0).abs() < 1e-9);
+    }
 }

@@ -49,7 +49,7 @@ fn of_chunk(view: &View<'_>, link: Link, chunk: usize, left: f64) -> Vec<Upgrade
     }
     // What it has, or will have once it is decoded.
     let received = (0..levels.len()).filter_map(|l| {
-        let segments = state.levels[l].received.checked_sub(1)?;
+        let segments = state.levels[l].decodable().checked_sub(1)?;
         Some(levels[l].segments[segments].distortion)
     });
     let Some(have) = received.chain(state.present()).min_by(f64::total_cmp) else { return Vec::new() };
