@@ -35,8 +35,6 @@ enum Cli {
     Codec(codec::Args),
     /// Speed and size of coders against peers, and of whole encodes and decodes by preset and threads
     Throughput(throughput::Args),
-    /// Policies of the streaming client side by side, on simulated links
-    Stream(stream::Args),
     /// Fetch a language model, or show what one looks like
     #[cfg(feature = "llm")]
     #[command(subcommand)]
@@ -56,7 +54,7 @@ enum Cli {
     /// Prefill a text and publish it to a store
     #[cfg(feature = "llm")]
     Publish(publish::Args),
-    /// Streaming: time to first token, overhead, memory
+    /// Streaming: policies in simulation; time to first token, overhead and memory for real
     #[command(subcommand)]
     Stream(Stream),
     /// One HTML page of what other commands measured
@@ -79,6 +77,9 @@ enum Cli {
 /// What of streaming is measured.
 #[derive(clap::Subcommand)]
 enum Stream {
+    /// Policies of the streaming client side by side, on simulated links
+    #[command(long_flag = "sim")]
+    Sim(stream::Args),
     /// Time to first token on a shaped link, with a real model and a real server
     #[cfg(feature = "llm")]
     #[command(long_flag = "real")]
@@ -104,7 +105,6 @@ fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Codec(args) => codec::run(&args),
         Cli::Throughput(args) => throughput::run(&args),
-        Cli::Stream(args) => stream::run(&args),
         #[cfg(feature = "llm")]
         Cli::Model(command) => model::run(&command),
         #[cfg(feature = "llm")]
@@ -117,6 +117,7 @@ fn main() -> ExitCode {
         Cli::Ablate(args) => ablate::run(&args),
         #[cfg(feature = "llm")]
         Cli::Publish(args) => publish::run(&args),
+        Cli::Stream(Stream::Sim(args)) => stream::run(&args),
         #[cfg(feature = "llm")]
         Cli::Stream(Stream::Real(args)) => end_to_end::real::run(&args),
         Cli::Stream(Stream::Overhead(args)) => end_to_end::overhead::run(&args),

@@ -13,9 +13,10 @@ use cacheg_bench::llm::{KvState, Model, Prefill, argmax};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::protocol::{Answer, Ask, Ready, Setup};
-use crate::quality::reading::predictions;
+use super::median;
+use super::protocol::{Answer, Ask, Ready, Setup, Text};
 use crate::quality::metrics::{Damage, Predictions};
+use crate::quality::reading::predictions;
 
 /// A request is given up so long after its deadline: late is late, but how late is worth knowing.
 const GRACE: Duration = Duration::from_secs(120);
@@ -53,18 +54,23 @@ fn say(what: &impl Serialize) -> Result<()> {
     written.map_err(|source| Error::Io { context: "cannot write to standard output".into(), source })
 }
 
+/// A text that the model has read.
+struct Read {
+    continuation: Vec<u32>,
+    reference: Predictions,
+}
+
 struct Client {
     model: Arc<Model>,
     registry: Arc<Registry>,
     profile: Option<Arc<Profile>>,
-    continuation: Vec<u32>,
-    reference: Predictions,
+    texts: Vec<Read>,
     /// Time from a KV cache in the receiver to the first token: to be kept free before a deadline.
     after_s: f64,
     /// Open connections, as a process that serves has them.
     stores: HashMap<String, Store>,
-    /// By the levels that came: the same levels are the same KV cache.
-    damage: HashMap<Vec<String>, Damage>,
+    /// By text and the levels that came: the same levels are the same KV cache.
+    damage: HashMap<(usize, Vec<String>), Damage>,
 }
 
 impl Client {
@@ -76,34 +82,37 @@ impl Client {
             }
             None => None,
         };
-        let (mut kv, start) = (KvState::new(model.geometry()), Instant::now());
-        model.prefill(&setup.tokens, &mut kv, None, &|_, _| ())?;
-        let prefill_s = start.elapsed().as_secs_f64();
-        let reference = predictions(&model, &setup.continuation, &mut kv)?;
-        let perplexity = reference.damage(&reference, &setup.continuation[1..]).perplexity;
-        let cache = kv.to_cache()?;
-        let first = setup.continuation.first().copied().unwrap_or_default();
-        let mut times = Vec::new();
-        for _ in 0..3 {
-            let start = Instant::now();
-            let mut kv = model.state_of(&cache.view())?;
-            let handed = start.elapsed().as_secs_f64();
-            token(&model, first, &mut kv)?;
-            times.push((start.elapsed().as_secs_f64(), handed));
+        let (mut texts, mut prefill_s, mut perplexity) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut after, mut tokens) = (Vec::new(), Vec::new());
+        for Text { tokens: context, continuation } in setup.texts {
+            let first = *continuation.first().ok_or_else(|| Error::data("nothing to read on"))?;
+            let (mut kv, start) = (KvState::new(model.geometry()), Instant::now());
+            model.prefill(&context, &mut kv, None, &|_, _| ())?;
+            prefill_s.push(start.elapsed().as_secs_f64());
+            let reference = predictions(&model, &continuation, &mut kv)?;
+            perplexity.push(reference.damage(&reference, &continuation[1..]).perplexity);
+            let cache = kv.to_cache()?;
+            for _ in 0..3 {
+                let start = Instant::now();
+                let mut kv = model.state_of(&cache.view())?;
+                let handed = start.elapsed().as_secs_f64();
+                token(&model, first, &mut kv)?;
+                after.push(start.elapsed().as_secs_f64());
+                tokens.push(start.elapsed().as_secs_f64() - handed);
+            }
+            texts.push(Read { continuation, reference });
         }
-        times.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (after_s, handed) = times[1];
+        let after_s = median(&after);
         let client = Self {
             model,
             registry: Arc::new(cacheg::builtins()?),
             profile,
-            continuation: setup.continuation,
-            reference,
+            texts,
             after_s,
             stores: HashMap::new(),
             damage: HashMap::new(),
         };
-        Ok((client, Ready { prefill_s, token_s: after_s - handed, perplexity }))
+        Ok((client, Ready { prefill_s, token_s: median(&tokens), perplexity }))
     }
 
     async fn request(&mut self, ask: &Ask) -> Result<Answer> {
@@ -116,6 +125,8 @@ impl Client {
             }
         };
         let id = ContextId::new(&ask.context)?;
+        let text = self.texts.get(ask.text).ok_or_else(|| Error::data("no such text"))?;
+        let first = text.continuation.first().copied().unwrap_or_default();
         let start = Instant::now();
         let (mut kv, fetch_s, got) = match &ask.policy {
             None => {
@@ -129,7 +140,6 @@ impl Client {
             }
         };
         let hand_over_s = start.elapsed().as_secs_f64() - fetch_s;
-        let first = self.continuation.first().copied().unwrap_or_default();
         let tokens = kv.tokens();
         token(&self.model, first, &mut kv)?;
         let ttft_s = start.elapsed().as_secs_f64();
@@ -143,17 +153,19 @@ impl Client {
             let svg = cacheg::timeline::svg(fetched, ask.slo_s.map(|slo| self.due(slo)))?;
             std::fs::write(path, svg).map_err(|e| Error::io("cannot write", path, e))?;
         }
-        let damage = match self.damage.get(&levels) {
+        let key = (ask.text, levels.clone());
+        let damage = match self.damage.get(&key) {
             Some(damage) => *damage,
             None => {
-                let read = predictions(&self.model, &self.continuation, &mut kv)?;
-                let damage = self.reference.damage(&read, &self.continuation[1..]);
-                self.damage.insert(levels.clone(), damage);
+                let read = predictions(&self.model, &text.continuation, &mut kv)?;
+                let damage = text.reference.damage(&read, &text.continuation[1..]);
+                self.damage.insert(key, damage);
                 damage
             }
         };
         let Damage { kl, top1_percent, delta_ppl_percent, .. } = damage;
         Ok(Answer {
+            text: ask.text,
             ttft_s,
             fetch_s,
             hand_over_s,

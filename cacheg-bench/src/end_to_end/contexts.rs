@@ -8,6 +8,7 @@ use cacheg::net::store::{ContextId, Manifest};
 use cacheg::{Error, KvCache, Pipeline, Profile, Result, calibrate, levels};
 use cacheg_bench::llm::{Model, Tokenizer};
 
+use super::protocol::Text;
 use crate::publish::{How, put};
 use crate::quality::contexts as texts;
 
@@ -17,45 +18,58 @@ const BETWEEN: &str =
 
 /// What there is to fetch.
 pub(crate) struct Prepared {
-    /// Of the contexts that are adaptive or fixed, by name.
-    pub(crate) manifests: Vec<Manifest>,
+    /// By ladder, and of each text.
+    pub(crate) manifests: Vec<(&'static str, Manifest)>,
     /// The profile, as a file for clients.
     pub(crate) profile: PathBuf,
 }
 
-/// A text and what follows it.
-pub(crate) struct Text {
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) continuation: Vec<u32>,
-}
+/// Those that quality is measured on come in pairs; a pair is long enough for a context.
+const KINDS: [&str; 5] = ["novel", "prose", "code", "licence", "chat"];
 
-/// The beginning of the given texts, or of two of those that quality is measured on.
-pub(crate) fn text(
+/// The beginning of the given texts, or of so many kinds of those that quality is measured on.
+pub(crate) fn read(
     given: &[PathBuf],
     tokenizer: &Tokenizer,
-    tokens: usize,
-    continuation: usize,
-) -> Result<Text> {
-    let mut ids = Vec::new();
-    for path in given {
-        let content = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))?;
-        ids.extend(tokenizer.encode(&content)?);
-    }
+    kinds: usize,
+    (tokens, continuation): (usize, usize),
+) -> Result<Vec<Text>> {
+    let mut all = Vec::new();
     if given.is_empty() {
-        for (_, content) in texts::TEST.iter().filter(|(name, _)| name.starts_with("novel")) {
-            ids.extend(tokenizer.encode(content)?);
+        for kind in KINDS.iter().take(kinds) {
+            let mut ids = Vec::new();
+            for (_, content) in texts::TEST.iter().filter(|(name, _)| name.starts_with(kind)) {
+                ids.extend(tokenizer.encode(content)?);
+            }
+            all.push((*kind, ids));
         }
+    } else {
+        let mut ids = Vec::new();
+        for path in given {
+            let content = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))?;
+            ids.extend(tokenizer.encode(&content)?);
+        }
+        all.push(("given", ids));
     }
-    let wanted = tokens + continuation;
-    if ids.len() < wanted {
-        return Err(Error::data(format!(
-            "the text has {} tokens, and {wanted} of context and continuation were asked for",
-            ids.len()
-        )));
-    }
-    ids.truncate(wanted);
-    let continuation = ids.split_off(tokens);
-    Ok(Text { tokens: ids, continuation })
+    let cut = |(name, mut ids): (&str, Vec<u32>)| {
+        let wanted = tokens + continuation;
+        if ids.len() < wanted {
+            return Err(Error::data(format!(
+                "{} tokens, and {wanted} of context and continuation were asked for",
+                ids.len()
+            ))
+            .at(format!("text `{name}`")));
+        }
+        ids.truncate(wanted);
+        let continuation = ids.split_off(tokens);
+        Ok(Text { tokens: ids, continuation })
+    };
+    all.into_iter().map(cut).collect()
+}
+
+/// The name of a text's context in the store.
+pub(crate) fn id(ladder: &str, text: usize) -> String {
+    format!("{ladder}-{text}")
 }
 
 /// Name, presets, further specs, tokens of a chunk if not the usual ones.
@@ -83,7 +97,7 @@ pub(crate) fn prepare(
     model: &Model,
     model_name: &str,
     tokenizer: &Tokenizer,
-    text: &Text,
+    texts: &[Text],
     chunk_tokens: usize,
     folder: &Path,
 ) -> Result<Prepared> {
@@ -100,26 +114,28 @@ pub(crate) fn prepare(
     let calibrated = ladders.iter().filter(|(name, ..)| ["paper", "fast"].contains(name));
     let pipelines: Vec<Pipeline> =
         calibrated.flat_map(|(_, ladder, _)| ladder.iter().map(|level| level.pipeline.clone())).collect();
-    let profile = Arc::new(profile(model, tokenizer, &pipelines, text, chunk_tokens)?);
+    let profile = Arc::new(profile(model, tokenizer, &pipelines, texts, chunk_tokens)?);
     let path = folder.join("model.cgprof");
     std::fs::write(&path, profile.bytes()).map_err(|e| Error::io("cannot write", &path, e))?;
 
-    let cache = Arc::new(crate::publish::prefill(model, &text.tokens)?);
     let url = folder.join("store");
     let url = url.to_str().ok_or_else(|| Error::setting("the folder's name is not UTF-8"))?;
     let (store, runtime) = (crate::publish::open(url)?, crate::runtime()?);
     let mut manifests = Vec::new();
-    for (name, levels, chunk_tokens) in ladders {
-        let how = How {
-            // The public code has no profile: every chunk carries its tables.
-            profile: (name != "release").then(|| profile.clone()),
-            levels,
-            chunk_tokens,
-            id: Some(ContextId::new(name)?),
-            replace: false,
-        };
-        let published = put(&store, &registry, model_name, (&text.tokens, &cache), how);
-        manifests.push(runtime.block_on(published)?.manifest);
+    for (index, text) in texts.iter().enumerate() {
+        let cache = Arc::new(crate::publish::prefill(model, &text.tokens)?);
+        for (name, levels, chunk_tokens) in &ladders {
+            let how = How {
+                // The public code has no profile: every chunk carries its tables.
+                profile: (*name != "release").then(|| profile.clone()),
+                levels: levels.clone(),
+                chunk_tokens: *chunk_tokens,
+                id: Some(ContextId::new(id(name, index))?),
+                replace: false,
+            };
+            let published = put(&store, &registry, model_name, (&text.tokens, &cache), how);
+            manifests.push((*name, runtime.block_on(published)?.manifest));
+        }
     }
     Ok(Prepared { manifests, profile: path })
 }
@@ -129,11 +145,11 @@ fn profile(
     model: &Model,
     tokenizer: &Tokenizer,
     pipelines: &[Pipeline],
-    text: &Text,
+    tested: &[Text],
     chunk_tokens: usize,
 ) -> Result<Profile> {
     let mut others = texts::read(&["default".to_owned()], texts::CALIBRATION, tokenizer)?;
-    let most = text.tokens.len().min(1_024);
+    let most = tested.iter().map(|text| text.tokens.len()).max().unwrap_or(0).min(1_024);
     let mut caches: Vec<KvCache> = Vec::new();
     let bar = cacheg::report::progress(others.len() as u64, "calibrating");
     for other in &mut others {

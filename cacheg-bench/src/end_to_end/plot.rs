@@ -52,7 +52,7 @@ fn number(row: &Value, key: &str) -> Option<f64> {
 }
 
 /// Names of rows that fit, in order of appearance.
-fn names<'a>(rows: &'a [Value], fits: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+fn names(rows: &[Value], fits: impl Fn(&Value) -> bool) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for name in rows.iter().filter(|row| fits(row)).filter_map(|row| row["name"].as_str()) {
         if !names.contains(&name) {

@@ -4,13 +4,20 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// First of all, to the client.
+/// A text and what follows it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Setup {
+pub(crate) struct Text {
     /// The context.
     pub(crate) tokens: Vec<u32>,
     /// What is read behind it; its first token is the request's last one.
     pub(crate) continuation: Vec<u32>,
+}
+
+/// First of all, to the client.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    /// What will be asked for.
+    pub(crate) texts: Vec<Text>,
     /// What clients of this model have already.
     pub(crate) profile: Option<PathBuf>,
 }
@@ -18,12 +25,12 @@ pub(crate) struct Setup {
 /// The answer to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ready {
-    /// Time to prefill the context.
-    pub(crate) prefill_s: f64,
+    /// Times to prefill the contexts.
+    pub(crate) prefill_s: Vec<f64>,
     /// Time of the request's last token on a context that is there.
     pub(crate) token_s: f64,
-    /// Perplexity of the continuation.
-    pub(crate) perplexity: f64,
+    /// Perplexities of the continuations.
+    pub(crate) perplexity: Vec<f64>,
 }
 
 /// A request to make.
@@ -31,6 +38,8 @@ pub(crate) struct Ready {
 pub(crate) struct Ask {
     /// The store.
     pub(crate) url: String,
+    /// Which of the texts.
+    pub(crate) text: usize,
     /// The context's name.
     pub(crate) context: String,
     /// How chunks are fetched; none: only the text is, and all is recomputed.
@@ -46,6 +55,8 @@ pub(crate) struct Ask {
 /// What came of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Answer {
+    /// Which of the texts.
+    pub(crate) text: usize,
     /// From the request to the logits of the first token.
     pub(crate) ttft_s: f64,
     /// Until all of the KV cache was there.

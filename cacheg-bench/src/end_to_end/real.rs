@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::child::Child;
-use super::contexts::{self, Prepared, Text};
+use super::contexts::{self, Prepared};
 use super::link::Link;
 use super::methods::{self, Method, Slo};
-use super::protocol::{Answer, Ask, Ready, Setup};
+use super::protocol::{Answer, Ask, Ready, Setup, Text};
 use super::table::{self, Measured};
 use super::{median, plot, scale};
 use crate::prefill::with_bar;
@@ -27,7 +27,7 @@ use crate::prefill::with_bar;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// Text files (UTF-8), one behind the other [default: two novels of those that quality is measured on]
+    /// Text files (UTF-8), one behind the other [default: of those that quality is measured on, another kind in each turn]
     texts: Vec<PathBuf>,
     /// Rates of the link, in Mbit/s
     #[arg(long, value_name = "MBPS", value_delimiter = ',', default_value = "10,20,50,100,200,500,1000")]
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Long is what has taken more than this, in seconds, at one rate
-    #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     patience: f64,
     /// Length of the context
     #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(2..))]
@@ -68,7 +68,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.rates.is_empty() || args.rates.iter().chain(&args.slos).chain([&args.share]).any(|x| !(*x > 0.0))
+    if args.rates.is_empty()
+        || args.rates.iter().chain(&args.slos).chain([&args.share]).any(|x| !x.is_finite() || *x <= 0.0)
     {
         return Err(Error::setting("rates, deadlines and the share are above 0"));
     }
@@ -79,19 +80,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let path = resolve(args.model.as_deref())?;
     let tokenizer = Tokenizer::open(&path)?;
-    let text = contexts::text(&args.texts, &tokenizer, args.tokens as usize, args.continuation as usize)?;
+    let lengths = (args.tokens as usize, args.continuation as usize);
+    let texts = contexts::read(&args.texts, &tokenizer, args.repeat as usize, lengths)?;
     let folder = super::temporary()?;
     let (prepared, per_token) = {
         let model = with_bar("loading", |progress| Model::open(&path, progress))?;
         let name = crate::publish::name(&path);
         let chunk = args.chunk_tokens as usize;
-        let prepared = contexts::prepare(&model, &name, &tokenizer, &text, chunk, folder.path())?;
+        let prepared = contexts::prepare(&model, &name, &tokenizer, &texts, chunk, folder.path())?;
         (prepared, model.geometry().bytes_per_token())
     };
     let runtime = crate::runtime()?;
     let raced = runtime.block_on(async {
         tokio::select! {
-            raced = race(args, &path, folder.path(), &prepared, text) => raced,
+            raced = race(args, &path, folder.path(), &prepared, texts) => raced,
             // Whoever is interrupted cleans up: what is dropped here takes children and namespaces along.
             () = interrupted() => Err(Error::unavailable("interrupted")),
         }
@@ -128,13 +130,17 @@ fn understand<T: DeserializeOwned>(said: Value) -> Result<T> {
     serde_json::from_value(said).map_err(|e| Error::data(format!("the client said something strange: {e}")))
 }
 
-async fn race(args: &Args, model: &Path, folder: &Path, prepared: &Prepared, text: Text) -> Result<Raced> {
+async fn race(
+    args: &Args,
+    model: &Path,
+    folder: &Path,
+    prepared: &Prepared,
+    texts: Vec<Text>,
+) -> Result<Raced> {
     let link = Link::new(args.loopback, &folder.join("store")).await?;
     let mut client =
         Child::start("the client", link.namespace(), &["stream-client".as_ref(), model.as_os_str()])?;
-    let Text { tokens, continuation } = text;
-    let count = tokens.len() as f64;
-    let setup = Setup { tokens, continuation, profile: Some(prepared.profile.clone()) };
+    let setup = Setup { texts, profile: Some(prepared.profile.clone()) };
     client.tell(&json!(setup)).await?;
     let ready: Ready = understand(client.hear().await?)?;
 
@@ -143,8 +149,8 @@ async fn race(args: &Args, model: &Path, folder: &Path, prepared: &Prepared, tex
     let bar = progress((runs * repeat) as u64, "fetching");
     let mut measured: Vec<Measured> = Vec::new();
     // Of recomputing at all rates, which does not depend on them.
-    let mut recomputed = vec![ready.prefill_s];
-    for rate in &args.rates {
+    let mut recomputed = ready.prefill_s.clone();
+    for (number, rate) in args.rates.iter().enumerate() {
         let url = link.shape(*rate)?;
         let first = measured.len();
         let new = |method: &Method| Measured {
@@ -155,6 +161,8 @@ async fn race(args: &Args, model: &Path, folder: &Path, prepared: &Prepared, tex
         };
         measured.extend(methods.iter().map(new));
         for turn in 0..repeat {
+            // What takes long is measured once at each rate: on another text at each.
+            let text = (turn + number) % setup.texts.len();
             for (index, method) in methods.iter().enumerate() {
                 let of = |name: &str| {
                     let same = |m: &&Measured| m.method.name == name && m.method.slo.is_none();
@@ -175,10 +183,11 @@ async fn race(args: &Args, model: &Path, folder: &Path, prepared: &Prepared, tex
                 let last = turn + 1 == repeat || spent + spent > args.patience;
                 let ask = Ask {
                     url: url.clone(),
-                    context: method.context.to_owned(),
+                    text,
+                    context: contexts::id(method.context, text),
                     policy: method.policy.clone(),
                     slo_s,
-                    recompute_s: method.slo.map(|_| median(&recomputed) / count),
+                    recompute_s: method.slo.map(|_| median(&recomputed) / f64::from(args.tokens)),
                     timeline: args
                         .svg
                         .as_deref()
@@ -227,7 +236,8 @@ fn report(args: &Args, model: &Path, per_token: u64, prepared: &Prepared, raced:
     report.field("tokens", args.tokens);
     report.field("chunk_tokens", args.chunk_tokens);
     report.field("continuation_tokens", args.continuation);
-    report.field("perplexity", raced.ready.perplexity);
+    report.field("perplexity", raced.ready.perplexity.clone());
+    report.field("texts", raced.ready.perplexity.len());
     report.field("kv_bytes_per_token", per_token);
     report.field("prefill_tokens_s", prefill_tokens_s);
     report.field("token_s", raced.ready.token_s);

@@ -1,5 +1,7 @@
 //! What was measured, as rows.
 
+use std::collections::BTreeMap;
+
 use cacheg::net::store::Manifest;
 use cacheg::report::{Column, Report};
 use serde_json::{Value, json};
@@ -26,6 +28,11 @@ impl Measured {
         median(&self.answers.iter().map(number).collect::<Vec<_>>())
     }
 
+    /// Damage, over the texts.
+    fn mean(&self, number: impl Fn(&Answer) -> f64) -> f64 {
+        self.answers.iter().map(number).sum::<f64>() / self.answers.len().max(1) as f64
+    }
+
     fn missed(&self) -> Option<f64> {
         let slo = self.slo_s?;
         let late = self.answers.iter().filter(|answer| answer.ttft_s > slo).count();
@@ -48,16 +55,32 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 /// All rows.
-pub(crate) fn rows(all: &[Measured], manifests: &[Manifest], factor: f64) -> Vec<Value> {
-    let find = |name: &str, rate: f64| {
-        let same = |m: &&Measured| m.method.name == name && m.rate_mbps == rate && m.method.slo.is_none();
-        all.iter().find(same).map_or(f64::NAN, Measured::ttft_s)
+pub(crate) fn rows(all: &[Measured], manifests: &[(&str, Manifest)], factor: f64) -> Vec<Value> {
+    let fixed = |name: &str| {
+        let name = name.to_owned();
+        all.iter().filter(move |m| m.method.name == name && m.method.slo.is_none())
+    };
+    let at =
+        |name: &str, rate: f64| fixed(name).find(|m| m.rate_mbps == rate).map_or(f64::NAN, Measured::ttft_s);
+    // Whatever the rate.
+    let answers = fixed(methods::TEXT).flat_map(|m| m.answers.iter().map(|answer| answer.ttft_s));
+    let text_s = median(&answers.collect::<Vec<_>>());
+    // What a fixed method does to a text does not depend on the rate either; all texts count the same.
+    let damage = |measured: &Measured, number: fn(&Answer) -> f64| {
+        if measured.method.slo.is_some() {
+            return measured.mean(number);
+        }
+        let mut by_text: BTreeMap<usize, f64> = BTreeMap::new();
+        for answer in fixed(&measured.method.name).flat_map(|m| &m.answers) {
+            by_text.insert(answer.text, number(answer));
+        }
+        by_text.values().sum::<f64>() / by_text.len().max(1) as f64
     };
     all.iter()
         .filter(|measured| !measured.answers.is_empty())
         .map(|measured| {
             let (method, rate, ttft_s) = (&measured.method, measured.rate_mbps, measured.ttft_s());
-            let manifest = manifests.iter().find(|manifest| manifest.id.as_str() == method.context);
+            let manifest = manifests.iter().find(|(ladder, _)| *ladder == method.context).map(|(_, manifest)| manifest);
             let tokens = manifest.map_or(0, |manifest| manifest.tokens);
             let text = measured.of(|answer| text_share(answer, manifest));
             let bytes = measured.of(|answer| answer.bytes as f64);
@@ -81,11 +104,11 @@ pub(crate) fn rows(all: &[Measured], manifests: &[Manifest], factor: f64) -> Vec
                 "ttft_each_s": each,
                 "fetch_s": measured.of(|answer| answer.fetch_s),
                 "hand_over_s": measured.of(|answer| answer.hand_over_s),
-                "ttft_over_text": ttft_s / find(methods::TEXT, rate),
-                "ttft_over_q8": ttft_s / find(methods::Q8, rate),
-                "kl": measured.of(|answer| answer.kl),
-                "top1_percent": measured.of(|answer| answer.top1_percent),
-                "delta_ppl_percent": measured.of(|answer| answer.delta_ppl_percent),
+                "ttft_over_text": ttft_s / text_s,
+                "ttft_over_q8": ttft_s / at(methods::Q8, rate),
+                "kl": damage(measured, |answer| answer.kl),
+                "top1_percent": damage(measured, |answer| answer.top1_percent),
+                "delta_ppl_percent": damage(measured, |answer| answer.delta_ppl_percent),
                 "bytes": bytes,
                 "megabytes": bytes / 1e6,
                 "text_percent": text * 100.0,
@@ -119,24 +142,22 @@ fn summary(levels: &[String]) -> String {
     words.join(", ")
 }
 
-/// Sizes of all levels of all contexts.
-pub(crate) fn levels(manifests: &[Manifest]) -> Vec<Value> {
-    let mut rows = Vec::new();
-    for manifest in manifests {
+/// Sizes of all levels, over all texts.
+pub(crate) fn levels(manifests: &[(&str, Manifest)]) -> Vec<Value> {
+    let mut sums: Vec<(&str, &str, u64, f64)> = Vec::new();
+    for (ladder, manifest) in manifests {
         let values = (manifest.geometry.values_per_token() * manifest.tokens) as f64;
         for level in &manifest.levels {
             let objects = manifest.chunks.iter().filter_map(|chunk| chunk.levels.get(&level.name));
             let bytes: u64 = objects.map(|object| object.bytes).sum();
-            rows.push(json!({
-                "name": level.name,
-                "context": manifest.id.as_str(),
-                "chunks": manifest.chunks.len(),
-                "bytes": bytes,
-                "bits_per_value": bytes as f64 * 8.0 / values,
-            }));
+            match sums.iter_mut().find(|sum| (sum.0, sum.1) == (*ladder, &*level.name)) {
+                Some(sum) => (sum.2, sum.3) = (sum.2 + bytes, sum.3 + values),
+                None => sums.push((ladder, &level.name, bytes, values)),
+            }
         }
     }
-    rows
+    let row = |(ladder, name, bytes, values): (&str, &str, u64, f64)| json!({ "name": name, "context": ladder, "bits_per_value": bytes as f64 * 8.0 / values });
+    sums.into_iter().map(row).collect()
 }
 
 /// At each rate the fastest that does no more damage than `cachegen-paper` level 1, against recomputing and 8 bits.

@@ -55,9 +55,6 @@ const POLICIES: [&str; 13] = [
   cacheg-bench stream --sim --policy plan --policy cachegen --runs 1000 --svg docs
   cacheg-bench stream --sim --trace bw.jsonl --scale 0.5 --json")]
 pub(crate) struct Args {
-    /// In simulated time, on simulated links
-    #[arg(long)]
-    sim: bool,
     /// A policy, or policy+estimator, e.g. 'plan(lambda=2)+harmonic(n=5)'; may be repeated [default: a selection]
     #[arg(long, value_name = "SPEC")]
     policy: Vec<String>,
@@ -98,9 +95,6 @@ struct Case {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !args.sim {
-        return Err(Error::setting("give --sim: policies are compared on simulated links"));
-    }
     let specs: Vec<String> = match args.policy.as_slice() {
         [] => POLICIES.map(str::to_owned).to_vec(),
         specs => specs.to_vec(),

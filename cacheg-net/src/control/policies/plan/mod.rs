@@ -159,7 +159,10 @@ impl Plan {
         if end <= view.job.slo() {
             return (end + reserved <= view.job.slo()).then_some(Move::Text { chunk });
         }
-        // Late, one way or the other: whichever is sooner.
+        // Late, one way or the other: whichever is sooner. Before anything is known of the link, it may well be in time.
+        if view.forecast.is_none() && view.now < view.job.slo() && smallest(view, chunk).is_some() {
+            return None;
+        }
         let running = view.transfers.iter().find(|transfer| transfer.chunk == chunk);
         let bytes = match running {
             Some(transfer) => transfer.left(),
