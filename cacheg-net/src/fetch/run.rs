@@ -49,7 +49,7 @@ pub async fn fetch(
     model: Option<Box<dyn Recompute>>,
 ) -> Result<Fetched> {
     let begun = Instant::now();
-    let policy = policies().build(&options.policy)?;
+    let policy = policies().build(options.policy())?;
     let estimator = estimators().build(&options.estimator)?;
     let slo = options.slo.unwrap_or(FOR_EVER).min(FOR_EVER);
     let give_up = slo.saturating_add(options.grace).min(FOR_EVER);
