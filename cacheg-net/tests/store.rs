@@ -36,14 +36,14 @@ async fn a_context_is_published_checked_and_comes_back() {
         assert!(chunk.levels["small"].distortion > 0.0);
         assert!(chunk.levels["small"].bytes < chunk.levels["exact"].bytes);
     }
-    for (policy, exact) in [("fixed(level=0)", true), ("fixed(level=1)", false), ("plan", true)] {
+    for (policy, exact) in [(Some("fixed(level=0)"), true), (Some("fixed(level=1)"), false), (None, true)] {
         let receiver = Arc::new(Mutex::new(MemoryReceiver::default()));
         let mut options = FetchOptions::default();
-        options.policy = policy.into();
+        options.policy = policy.map(Into::into);
         let fetched = fetch(&store, &registry, &manifest.id, &options, receiver.clone(), None).await.unwrap();
         let back = receiver.lock().unwrap().take().unwrap();
         assert!(fetched.complete.is_some() && fetched.absent().is_empty() && fetched.faults.is_empty());
-        assert_eq!(nmse(&cache(50, 1).view(), 0..50, &back) == 0.0, exact, "{policy}");
+        assert_eq!(nmse(&cache(50, 1).view(), 0..50, &back) == 0.0, exact, "{policy:?}");
         // What the manifest promises is what comes.
         for (index, got) in fetched.chunks.iter().enumerate() {
             let Got::Level { distortion, .. } = got else { panic!("{got:?}") };
@@ -348,7 +348,7 @@ async fn damaged_and_missing_chunks_are_got_over_and_reported() {
     assert_eq!(fetched.absent(), [20..40]);
     let mut options = options.clone();
     // `cachegen` would leave everything to the model, which has no distortion.
-    options.policy = "fixed(level=0)".into();
+    options.policy = Some("fixed(level=0)".into());
     options.recompute = Some(Duration::from_micros(100));
     let (fetched, _) = run(&options).await;
     assert!(fetched.complete.is_some());

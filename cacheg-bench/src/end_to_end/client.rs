@@ -203,7 +203,7 @@ impl Client {
         let mut options = FetchOptions::default();
         options.slo = ask.slo_s.map(|slo| self.due(slo));
         options.grace = GRACE;
-        options.policy = policy.to_owned();
+        options.policy = Some(policy.to_owned());
         options.asap = true;
         options.profile.clone_from(&self.profile);
         options.recompute = ask.recompute_s.and_then(|s| Duration::try_from_secs_f64(s).ok());

@@ -234,7 +234,7 @@ impl Race<'_> {
 
     async fn fetch(&self, level: usize) -> Result<KvCache> {
         let mut options = FetchOptions::default();
-        options.policy = format!("fixed(level={level})");
+        options.policy = Some(format!("fixed(level={level})"));
         options.connections = usize::from(self.args.connections);
         let receiver = Arc::new(Mutex::new(MemoryReceiver::default()));
         let id = &self.manifest.id;

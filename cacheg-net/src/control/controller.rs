@@ -82,6 +82,8 @@ pub struct Controller {
     arrived: u64,
     /// Since when the current sample runs, if the link is busy, and `arrived` then.
     sample: Option<(Duration, u64)>,
+    /// Whether there was a sample since the link was idle.
+    sampled: bool,
     last_rate: Option<f64>,
     decoder_free: Duration,
     done: bool,
@@ -111,6 +113,7 @@ impl Controller {
             next_id: 0,
             arrived: 0,
             sample: None,
+            sampled: false,
             last_rate: None,
             decoder_free: Duration::ZERO,
             done: false,
@@ -189,6 +192,7 @@ impl Controller {
             }
         }
         self.tick(now);
+        self.end_sample(false, SAMPLE);
     }
 
     /// The transfer is complete; its segment goes to the decoder.
@@ -368,6 +372,7 @@ impl Controller {
         self.next_id += 1;
         if self.transfers.is_empty() {
             self.sample = Some((self.now, self.arrived));
+            self.sampled = false;
         }
         let (start, before) = (self.now, self.arrived);
         let transfer =
@@ -441,26 +446,30 @@ impl Controller {
     fn remove(&mut self, transfer: TransferId) -> Option<Transfer> {
         let index = self.transfers.iter().position(|t| t.id == transfer)?;
         let found = self.transfers.remove(index);
-        self.end_sample(self.transfers.is_empty(), SAMPLE / 4);
+        self.end_sample(self.transfers.is_empty(), SAMPLE / 2);
         Some(found)
     }
 
     fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        self.end_sample(false, SAMPLE);
+        // Reports of progress are late by a few milliseconds: a sample ends with one, or where none comes any more.
+        self.end_sample(false, 2 * SAMPLE);
     }
 
-    /// Hands the current sample to the estimator if it is long enough, or if it is the last for now.
+    /// Hands the current sample to the estimator if it is long enough. What is left over when the link falls idle counts
+    /// only if it is long, too, or all there is: bytes are reported late, and in a few milliseconds those of many more can
+    /// seem to arrive.
     fn end_sample(&mut self, last: bool, least: Duration) {
         let Some((start, before)) = self.sample else { return };
         let long = self.now.saturating_sub(start);
-        if !long.is_zero() && (last || long >= least) {
+        if !long.is_zero() && (long >= least || last && !self.sampled) {
             self.estimator.observe(Sample {
                 bytes: self.arrived.saturating_sub(before),
                 start,
                 end: self.now,
             });
             self.sample = Some((self.now, self.arrived));
+            self.sampled = true;
         }
         if last {
             self.sample = None;

@@ -40,8 +40,9 @@ pub struct FetchOptions {
     pub slo: Option<Duration>,
     /// How long after the deadline it gives up.
     pub grace: Duration,
-    /// Spec string of the policy; see [`policies`](crate::control::policies).
-    pub policy: String,
+    /// Spec string of the policy; see [`policies`](crate::control::policies). By default `plan`, and without a deadline
+    /// the best level of everything.
+    pub policy: Option<String>,
     /// Spec string of the estimator; see [`estimators`](crate::control::estimators).
     pub estimator: String,
     /// Transfers at a time.
@@ -66,7 +67,7 @@ impl Default for FetchOptions {
         Self {
             slo: None,
             grace: Duration::from_secs(1),
-            policy: "plan".into(),
+            policy: None,
             estimator: "last".into(),
             connections: 2,
             recompute: None,
@@ -79,11 +80,19 @@ impl Default for FetchOptions {
     }
 }
 
+impl FetchOptions {
+    /// The policy that is used.
+    pub fn policy(&self) -> &str {
+        let unhurried = if self.slo.is_some() { "plan" } else { "fixed(level=0)" };
+        self.policy.as_deref().unwrap_or(unhurried)
+    }
+}
+
 impl std::fmt::Debug for FetchOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FetchOptions")
             .field("slo", &self.slo)
-            .field("policy", &self.policy)
+            .field("policy", &self.policy())
             .field("estimator", &self.estimator)
             .field("connections", &self.connections)
             .field("backend", &self.backend.name())

@@ -24,8 +24,8 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// What transfers, the decoder and the model report.
 pub(super) enum Event {
-    Progress { id: TransferId, bytes: u64 },
-    Received { id: TransferId, bytes: Vec<u8> },
+    Progress { id: TransferId, bytes: u64, at: Instant },
+    Received { id: TransferId, bytes: Vec<u8>, at: Instant },
     Failed { id: TransferId, error: Error },
     Decoded { job: usize, level: usize, start: Instant, end: Instant, result: Result<()> },
     Recomputed { job: usize, start: Instant, end: Instant, result: Result<()> },
@@ -49,7 +49,7 @@ pub async fn fetch(
     model: Option<Box<dyn Recompute>>,
 ) -> Result<Fetched> {
     let begun = Instant::now();
-    let policy = policies().build(&options.policy)?;
+    let policy = policies().build(options.policy())?;
     let estimator = estimators().build(&options.estimator)?;
     let slo = options.slo.unwrap_or(FOR_EVER).min(FOR_EVER);
     let give_up = slo.saturating_add(options.grace).min(FOR_EVER);
@@ -332,13 +332,16 @@ impl Running<'_> {
     fn handle(&mut self, event: Event) -> Result<()> {
         let now = self.now();
         match event {
-            Event::Progress { id, bytes } => {
+            // By when they arrived: on a busy machine events wait, and the link must not seem to stall and to leap.
+            Event::Progress { id, bytes, at } => {
+                let at = self.since(at);
                 if let Some(transfer) = self.transfers.get_mut(&id) {
                     transfer.bytes = bytes;
-                    self.controller.progress(now, id, bytes);
+                    self.controller.progress(at, id, bytes);
                 }
             }
-            Event::Received { id, bytes } => {
+            Event::Received { id, bytes, at } => {
+                let now = self.since(at);
                 // One that was abandoned at the last moment.
                 let Some(Transferring { fetch, start, .. }) = self.transfers.remove(&id) else {
                     return Ok(());

@@ -33,7 +33,7 @@ pub(super) struct Wanted {
 pub(super) async fn run(wanted: Wanted, id: TransferId, events: mpsc::Sender<Event>) {
     let result = fetch(&wanted, id, &events).await;
     let event = match result {
-        Ok(bytes) => Event::Received { id, bytes },
+        Ok((bytes, at)) => Event::Received { id, bytes, at },
         Err(error) => {
             Event::Failed { id, error: error.at(format!("{} in {}", wanted.key, wanted.transport.url())) }
         }
@@ -42,7 +42,7 @@ pub(super) async fn run(wanted: Wanted, id: TransferId, events: mpsc::Sender<Eve
     let _ = events.send(event).await;
 }
 
-async fn fetch(wanted: &Wanted, id: TransferId, events: &mpsc::Sender<Event>) -> Result<Vec<u8>> {
+async fn fetch(wanted: &Wanted, id: TransferId, events: &mpsc::Sender<Event>) -> Result<(Vec<u8>, Instant)> {
     let mut bytes: Vec<u8> = Vec::new();
     let room = usize::try_from(wanted.bytes.min(FIRST_ROOM)).unwrap_or(0);
     bytes.try_reserve(room).map_err(|_| Error::limit("no memory for a chunk"))?;
@@ -62,10 +62,11 @@ async fn fetch(wanted: &Wanted, id: TransferId, events: &mpsc::Sender<Event>) ->
             Err(error) => return Err(error),
         }
     }
+    let at = Instant::now();
     if Hash::from_digest(hash.finalize().into()) != wanted.sha256 {
         return Err(Error::corrupt("it is not the object that its name promises"));
     }
-    Ok(bytes)
+    Ok((bytes, at))
 }
 
 async fn attempt(
@@ -91,8 +92,9 @@ async fn attempt(
         hash.update(&piece);
         if reported.elapsed() >= REPORT {
             reported = Instant::now();
+            let progress = Event::Progress { id, bytes: bytes.len() as u64, at: reported };
             // A report that finds no room is not worth waiting for: the next one says more.
-            let _ = events.try_send(Event::Progress { id, bytes: bytes.len() as u64 });
+            let _ = events.try_send(progress);
         }
     }
     if bytes.len() as u64 != wanted.bytes {

@@ -27,6 +27,10 @@ pub(crate) fn builder(settings: &Settings) -> Builder<TokioExecutor> {
     // Time is the watchman's business: see `Activity`.
     let http1 = &mut builder.http1();
     http1.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(buffer);
+    // More than hyper's own limit, which is the faster one.
+    if settings.max_headers > 100 {
+        http1.max_headers(settings.max_headers);
+    }
     let headers = u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX);
     builder
         .http2()

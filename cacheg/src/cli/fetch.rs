@@ -93,8 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut options = FetchOptions::default();
     options.slo = args.slo;
     options.grace = args.grace;
-    let unhurried = if args.slo.is_some() { "plan" } else { "fixed(level=0)" };
-    options.policy = args.policy.clone().unwrap_or_else(|| unhurried.to_owned());
+    options.policy.clone_from(&args.policy);
     options.estimator.clone_from(&args.estimator);
     options.connections = usize::from(args.connections);
     options.recompute = args.recompute.map(|time| time / 1_000);
@@ -120,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let late = args.slo.is_some_and(|slo| fetched.complete.is_none_or(|complete| complete > slo));
     let absent: Vec<[u64; 2]> = fetched.absent().into_iter().map(|run| [run.start, run.end]).collect();
     report.field("context", manifest.id.as_str());
-    report.field("policy", options.policy.as_str());
+    report.field("policy", options.policy());
     report.field("tokens", manifest.tokens);
     report.field("bytes", fetched.bytes);
     report.field("ttft_s", fetched.complete.map(|complete| complete.as_secs_f64()));

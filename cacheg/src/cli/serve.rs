@@ -17,7 +17,7 @@ const DISK_THREADS: usize = 32;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  cacheg serve store --listen 127.0.0.1:8080\n  cacheg serve store --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem --token-file tokens\n  cacheg serve store --listen 127.0.0.1:0 --json      # any free port; the first line says which\n  cacheg serve store --writable --max-object 64MiB    # `cacheg publish` can write to it\n\nA token file has lines `TOKEN [EXPIRY]`, the expiry in UTC as in 2026-12-31T23:59:59Z. Without the file, the\nenvironment variable CACHEG_TOKEN is the one token; without both everybody may ask. CACHEG_STORE_TOKEN is sent to\nthe store, if that is itself a server.\n\nMetrics for Prometheus are at /-/metrics, health at /-/health. SIGINT and SIGTERM stop accepting and let transfers\nfinish."
+    after_help = "Examples:\n  cacheg serve store --listen 127.0.0.1:8080\n  cacheg serve store --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem --token-file tokens\n  cacheg serve store --listen 127.0.0.1:0 --json      # any free port; the first line says which\n  cacheg serve store --writable --max-object 64MiB    # `cacheg publish` can write to it\n\nA token file has lines `TOKEN [EXPIRY]`, the expiry in UTC as in 2026-12-31T23:59:59Z. Without the file, the environment variable CACHEG_TOKEN is the one token; without both everybody may ask. CACHEG_STORE_TOKEN is sent to the store, if that is itself a server.\n\nMetrics for Prometheus are at /-/metrics, health at /-/health. SIGINT and SIGTERM stop accepting and let transfers finish."
 )]
 pub(crate) struct Args {
     /// The store: a folder, or a URL that `cacheg` can open
