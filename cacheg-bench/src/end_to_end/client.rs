@@ -21,6 +21,9 @@ use crate::quality::reading::predictions;
 /// A request is given up so long after its deadline: late is late, but how late is worth knowing.
 const GRACE: Duration = Duration::from_secs(120);
 
+/// What is kept free before a deadline for what comes behind the last chunk, in units of what that took.
+const AFTER: f64 = 1.25;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// GGUF file, or folder with config.json and safetensors files
@@ -180,7 +183,7 @@ impl Client {
 
     /// When the KV cache has to be there for the first token to be in time.
     fn due(&self, slo_s: f64) -> Duration {
-        Duration::try_from_secs_f64(slo_s - self.after_s).unwrap_or(Duration::from_millis(1))
+        Duration::try_from_secs_f64(slo_s - AFTER * self.after_s).unwrap_or(Duration::from_millis(1))
     }
 
     /// From text alone: what a request costs without anything stored.
@@ -204,7 +207,8 @@ impl Client {
         options.slo = ask.slo_s.map(|slo| self.due(slo));
         options.grace = GRACE;
         options.policy = Some(policy.to_owned());
-        options.asap = true;
+        // The time until a deadline is used for better levels; the first token may come when it is due, not earlier.
+        options.asap = ask.slo_s.is_none();
         options.profile.clone_from(&self.profile);
         options.recompute = ask.recompute_s.and_then(|s| Duration::try_from_secs_f64(s).ok());
         let model =

@@ -53,6 +53,8 @@ pub(crate) fn all(slos: &[f64], share: f64) -> Vec<Method> {
     };
     methods.push(adaptive("plan", "paper", Slo::Share(share)));
     methods.push(adaptive("plan", "fast", Slo::Share(share)));
+    // Who has fetched from there before does not begin with the smallest level.
+    methods.push(adaptive("plan(first=0.25)", "fast", Slo::Share(share)));
     for slo in slos {
         methods.push(adaptive("cachegen", "paper", Slo::Fixed(*slo)));
         methods.push(adaptive("plan", "paper", Slo::Fixed(*slo)));

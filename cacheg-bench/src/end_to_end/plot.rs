@@ -40,6 +40,7 @@ fn color(name: &str) -> RGBColor {
         "cachegen-release@1" => RGBColor(204, 121, 167),
         methods::PAPER => RGBColor(0, 158, 115),
         _ if name.starts_with("cachegen ") => RGBColor(140, 90, 40),
+        _ if name.starts_with("plan(") => RGBColor(240, 130, 120),
         _ if name.starts_with("plan paper") => RGBColor(120, 60, 140),
         _ if name.starts_with("plan") => RGBColor(200, 30, 30),
         "fast@1.4" => RGBColor(213, 94, 0),
@@ -120,7 +121,12 @@ pub(crate) fn ttft(rows: &[Value], caption: &str, factor: f64) -> Result<String>
             .y_labels(24)
             .x_labels(0)
             .x_label_formatter(&|_| String::new())
-            .y_label_formatter(&|y| format!("{y}"))
+            // Decades have room for few.
+            .y_label_formatter(&|y| {
+                let digit = y / 10f64.powf(y.log10().floor());
+                let shown = [1.0, 2.0, 5.0].iter().any(|shown| (digit - shown).abs() < 1e-6);
+                if shown { format!("{y}") } else { String::new() }
+            })
             .draw()?;
         let at = |point: &(f64, f64)| chart.plotting_area().map_coordinate(point);
         let foot = chart.plotting_area().get_pixel_range().1.end;

@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// Tokens per chunk
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     chunk_tokens: u32,
+    /// Only methods whose names begin like this, as `text,q8,plan`; shares of text and 8 bits need those two
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    methods: Vec<String>,
     /// No namespaces: loopback, throttled in the client
     #[arg(long)]
     loopback: bool,
@@ -147,7 +150,12 @@ async fn race(
     client.tell(&json!(setup)).await?;
     let ready: Ready = understand(client.hear().await?)?;
 
-    let methods = methods::all(&args.slos, args.share);
+    let wanted = |name: &str| args.methods.is_empty() || args.methods.iter().any(|m| name.starts_with(&**m));
+    let mut methods = methods::all(&args.slos, args.share);
+    methods.retain(|method| wanted(&method.name));
+    if methods.is_empty() {
+        return Err(Error::setting("--methods: there are none whose names begin like that"));
+    }
     let (runs, repeat) = (methods.len() * args.rates.len(), args.repeat as usize);
     let bar = progress((runs * repeat) as u64, "fetching");
     let mut measured: Vec<Measured> = Vec::new();

@@ -159,8 +159,8 @@ impl Plan {
         if end <= view.job.slo() {
             return (end + reserved <= view.job.slo()).then_some(Move::Text { chunk });
         }
-        // Late, one way or the other: whichever is sooner. Before anything is known of the link, it may well be in time.
-        if view.forecast.is_none() && view.now < view.job.slo() && smallest(view, chunk).is_some() {
+        // Late, one way or the other: whichever is sooner.
+        if unknown(view, chunk).is_some() {
             return None;
         }
         let running = view.transfers.iter().find(|transfer| transfer.chunk == chunk);
@@ -313,8 +313,17 @@ impl Policy for Plan {
         {
             return upgrade;
         }
-        Move::Wait(None)
+        let missing = view.chunks.iter().position(|state| state.present().is_none());
+        Move::Wait(missing.and_then(|chunk| unknown(view, chunk)))
     }
+}
+
+/// Until when a link of which nothing is known yet is given a chance before text that would be late: as long as text
+/// takes.
+fn unknown(view: &View<'_>, chunk: usize) -> Option<Duration> {
+    let compute = view.job.chunks()[chunk].text?;
+    let waits = view.forecast.is_none() && view.now < compute && smallest(view, chunk).is_some();
+    waits.then_some(compute)
 }
 
 /// The level with the smallest base of those that can still be had.
