@@ -39,7 +39,7 @@ fn color(name: &str) -> RGBColor {
         "q4" => RGBColor(86, 180, 233),
         "cachegen-release@1" => RGBColor(204, 121, 167),
         methods::PAPER => RGBColor(0, 158, 115),
-        _ if name.starts_with("cachegen ") => RGBColor(204, 121, 167),
+        _ if name.starts_with("cachegen ") => RGBColor(140, 90, 40),
         _ if name.starts_with("plan paper") => RGBColor(120, 60, 140),
         _ if name.starts_with("plan") => RGBColor(200, 30, 30),
         "fast@1.4" => RGBColor(213, 94, 0),
@@ -117,6 +117,7 @@ pub(crate) fn ttft(rows: &[Value], caption: &str, factor: f64) -> Result<String>
             .label_style(font(FONT, INK))
             .axis_desc_style(font(FONT, INK))
             .y_desc("TTFT, s")
+            .y_labels(24)
             .x_labels(0)
             .x_label_formatter(&|_| String::new())
             .y_label_formatter(&|y| format!("{y}"))
