@@ -125,7 +125,7 @@ fn finish(picks: &[usize], order: [usize; 4], levels: &[Level], link: &Link) -> 
 
 #[test]
 fn no_policy_beats_the_oracle() {
-    let args = args("--sim --runs 6 --purpose tune");
+    let args = args("--runs 6 --purpose tune");
     for case in cases(&args, None) {
         let (job, link) = make(&args, &case, None).unwrap();
         let bound = oracle::bound(&job, &link);
@@ -159,7 +159,7 @@ fn every_policy_ends_on_hopeless_links() {
 
 #[test]
 fn the_same_seed_gives_the_same_table() {
-    let args = args("--sim --runs 2 --seed 9");
+    let args = args("--runs 2 --seed 9");
     let run = || {
         let cases = cases(&args, None);
         let outcomes: Vec<Outcome> = cases
@@ -176,7 +176,7 @@ fn the_same_seed_gives_the_same_table() {
 
 #[test]
 fn tables_and_pictures_name_every_policy() {
-    let args = args("--sim --runs 1");
+    let args = args("--runs 1");
     let cases = cases(&args, None);
     let jobs: Vec<(Job, Link)> = cases.iter().map(|case| make(&args, case, None).unwrap()).collect();
     let bounds: Vec<Bound> = jobs.iter().map(|(job, link)| oracle::bound(job, link)).collect();

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cacheg::net::fetch::{FetchOptions, FileReceiver, Got, fetch};
-use cacheg::net::store::{ContextId, Store};
+use cacheg::core::{KvView, KvViewMut};
+use cacheg::net::fetch::{FetchOptions, FileReceiver, Got, Receiver, fetch};
+use cacheg::net::store::{ContextId, Manifest, Store};
 use cacheg::output::OutputFile;
 use cacheg::{Error, Result};
 use serde_json::json;
 
 use super::args::Device;
 use super::stores::{self, StoreArgs};
-use cacheg::report::Report;
+use cacheg::report::{Report, progress};
+use indicatif::ProgressBar;
 
 #[derive(clap::Args)]
 #[command(
@@ -65,6 +67,39 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// Shows how much has come.
+struct Shown {
+    file: FileReceiver,
+    bar: ProgressBar,
+    /// Tokens of each chunk that has not come yet.
+    missing: Vec<u64>,
+}
+
+impl Receiver for Shown {
+    fn begin(&mut self, manifest: &Manifest, tokens: Option<&[u32]>) -> Result<Vec<usize>> {
+        let held = self.file.begin(manifest, tokens)?;
+        self.bar.set_length(manifest.tokens);
+        self.missing = manifest.chunks.iter().map(|chunk| chunk.tokens).collect();
+        held.iter().for_each(|chunk| self.bar.inc(std::mem::take(&mut self.missing[*chunk])));
+        Ok(held)
+    }
+
+    fn view(&mut self) -> Result<KvViewMut<'_>> {
+        self.file.view()
+    }
+
+    fn read(&self) -> Result<KvView<'_>> {
+        self.file.read()
+    }
+
+    fn arrived(&mut self, chunk: usize, level: Option<&str>) -> Result<()> {
+        self.file.arrived(chunk, level)?;
+        // An upgrade comes a second time.
+        self.bar.inc(self.missing.get_mut(chunk).map(std::mem::take).unwrap_or_default());
+        Ok(())
+    }
+}
+
 /// The context that is meant.
 async fn context(store: &Store, name: Option<&str>) -> Result<ContextId> {
     if let Some(name) = name {
@@ -99,11 +134,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     options.recompute = args.recompute.map(|time| time / 1_000);
     options.asap = args.asap;
     options.backend = args.device.backend().into();
-    let receiver = Arc::new(Mutex::new(FileReceiver::new(&args.output)));
+    let shown =
+        Shown { file: FileReceiver::new(&args.output), bar: progress(1, "fetching"), missing: Vec::new() };
+    let receiver = Arc::new(Mutex::new(shown));
     let fetched = stores::runtime()?.block_on(async {
         let id = context(&store, args.context.as_deref()).await?;
         fetch(&store, &registry, &id, &options, receiver.clone(), None).await
     })?;
+    let mut receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+    receiver.bar.finish_and_clear();
     if let (Some(mut out), Some(path)) = (picture.take(), &args.timeline) {
         let svg = cacheg::timeline::svg(&fetched, args.slo)?;
         out.write_all(svg.as_bytes()).map_err(|e| Error::io("cannot write", path, e))?;
@@ -111,7 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let missing = fetched.chunks.iter().filter(|got| **got == Got::Missing).count();
     if missing == 0 {
-        receiver.lock().unwrap_or_else(PoisonError::into_inner).finish(args.force)?;
+        receiver.file.finish(args.force)?;
     }
 
     let manifest = &fetched.manifest;
