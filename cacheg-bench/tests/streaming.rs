@@ -23,7 +23,7 @@ fn overhead_is_measured() {
     let report = json(folder.path(), &[&["stream", "--overhead"][..], &small].concat());
     let rows = report["rows"].as_array().unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["fast@1", "f16"]);
+    assert_eq!(names, ["f16", "fast@1"], "the best first");
     for row in rows {
         for key in ["download_s", "decode_s", "fetch_s", "overhead", "megabytes"] {
             assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
