@@ -23,7 +23,7 @@ fn overhead_is_measured() {
     let report = json(folder.path(), &[&["stream", "--overhead"][..], &small].concat());
     let rows = report["rows"].as_array().unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["f16", "fast@1"], "best first");
+    assert_eq!(names, ["f16", "fast@1"], "the best first");
     for row in rows {
         for key in ["download_s", "decode_s", "fetch_s", "overhead", "megabytes"] {
             assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
@@ -109,7 +109,7 @@ mod llm {
         assert_eq!((report["tokens"].as_u64(), report["chunks"].as_u64()), (Some(60), Some(4)));
         let names: Vec<&str> =
             report["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["q8@0", "fast@1"], "best first");
+        assert_eq!(names, ["q8@0", "fast@1"], "the best first");
         // A longer text that begins alike shares what it can.
         let longer = json(folder, &[&args[..], &["--chunk-tokens", "16", "--tokens", "70"]].concat());
         assert!(longer["shared_bytes"].as_u64().unwrap() > 0);
