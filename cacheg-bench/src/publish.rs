@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// The store: a folder or a URL
     #[arg(long, value_name = "URL")]
     to: String,
-    /// Levels: presets with all of their levels, or one of them (`fast@2`), best first
+    /// Levels: presets with all of their levels, or one of them (`fast@2`)
     #[arg(long, value_name = "PRESET", value_delimiter = ',', default_value = "fast")]
     levels: Vec<String>,
     /// A further level by spec string; may be given several times
