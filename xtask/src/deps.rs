@@ -8,12 +8,14 @@ use crate::{Result, run};
 /// Set to anything but `0` or nothing, it keeps this program from installing packages. What needs them fails then.
 const OPT_OUT: &str = "CACHEG_NO_INSTALL";
 
-/// Installs the server that the tests of cacheg-net's `redis:` transport start, unless it is there.
+/// Installs the server that the tests of cacheg-net's `redis:` transport start, and the clock that those of `cacheg` set,
+/// unless they are there.
 ///
 /// # Errors
 /// As [`install`].
 pub(crate) fn tests() -> Result {
-    install("redis-server", works("redis-server", &["--version"]))
+    install("redis-server", works("redis-server", &["--version"]))?;
+    install("faketime", works("faketime", &["-f", "+0", "true"]))
 }
 
 /// Installs the C library that the feature `peers` of cacheg-bench links with, unless it is there.

@@ -11,7 +11,7 @@ const USAGE: &str = "\
 cargo xtask test     all tests: workspace, doctests, the third-party example; installs what they need (test-deps)
 cargo xtask check    what CI runs: fmt, clippy, docs, features one by one, MSRV, and all tests
 cargo xtask test-deps
-                     install what the tests need (Debian and its kin): redis-server
+                     install what the tests need (Debian and its kin): redis-server, faketime
 cargo xtask bench-deps
                      install what `cacheg-bench --features peers` links with (Debian and its kin)
 cargo xtask fuzz [SECONDS] [TARGET ...]

@@ -1,19 +1,23 @@
 //! Writing a context: chunks × levels, manifest last.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+mod known;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cacheg_core::{
-    Chunk, Encoder, Error, ErrorKind, KvCache, KvFile, KvView, Pipeline, Profile, Put, PutOutcome, Registry,
-    Result, ResultExt,
+    Encoder, Error, ErrorKind, KvCache, KvFile, KvView, Pipeline, Profile, Put, PutOutcome, Registry, Result,
+    ResultExt,
 };
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
-use super::distortion::{NMSE, nmse};
-use super::manifest::{Blob, ChunkObject, Level, Manifest, ManifestChunk, ModelName, Parts};
-use super::{ContextId, Hash, PrefixChain, Store, fingerprint, gc, layout, read, text};
+use super::distortion::NMSE;
+use super::manifest::{Blob, Level, Manifest, ManifestChunk, ModelName, Parts};
+use super::{ContextId, Hash, PrefixChain, Store, fingerprint, gc, layout, text};
+use known::Known;
+use worker::{Worker, blocking};
 
 /// Objects on their way to the store at a time; each may be as large as a chunk.
 const UPLOADS: usize = 4;
@@ -211,6 +215,7 @@ pub async fn publish(
         chunks,
     };
     let manifest = Manifest::new(parts, store.limits())?;
+    still_there(store, &manifest).await?;
     put_manifest(store, &manifest, publication.replace).await?;
     for (chunk, _) in manifest.chunks.iter().zip(pointed).filter(|(_, pointed)| !pointed) {
         gc::write_pointer(store, &chunk.key, &manifest.id).await?;
@@ -245,141 +250,6 @@ fn token_ids(metadata: &BTreeMap<String, String>, tokens: usize) -> Result<Optio
     Ok(Some(ids))
 }
 
-/// Encodes and measures chunks at one level.
-struct Worker {
-    encoder: Encoder,
-    source: Arc<dyn KvSource>,
-    registry: Arc<Registry>,
-    profile: Option<Arc<Profile>>,
-    limits: cacheg_core::Limits,
-}
-
-impl Worker {
-    async fn encode(self: Arc<Self>, range: Range<usize>) -> Result<(ChunkObject, Bytes)> {
-        blocking(move || {
-            let encoded = self.encoder.encode(&self.source.view(), range.clone(), &|_| ())?;
-            let bytes = encoded.to_vec();
-            drop(encoded);
-            // What cannot be read back must not be published.
-            let distortion = self.measure(&bytes, range)?;
-            let object = ChunkObject { bytes: bytes.len() as u64, distortion, sha256: Hash::of(&bytes) };
-            Ok((object, Bytes::from(bytes)))
-        })
-        .await
-    }
-
-    fn measure(&self, bytes: &[u8], range: Range<usize>) -> Result<f64> {
-        let chunk = Chunk::parse(bytes, &self.limits)?;
-        let view = self.source.view();
-        let here = chunk.tokens() == range
-            && chunk.len() == bytes.len()
-            && chunk.geometry() == view.geometry()
-            && chunk.position() == view.first_position() + range.start as u64
-            && chunk.rows() == range.len();
-        if !here {
-            return Err(Error::corrupt("a chunk of other tokens"));
-        }
-        let plan = chunk.bind(&self.registry, self.profile.as_deref())?;
-        let mut cache = KvCache::try_zeros(view.geometry(), range.len(), chunk.position())?;
-        chunk.decode(&plan, &mut cache.view_mut(), 0, &|_| ())?;
-        Ok(nmse(&view, range, &cache))
-    }
-}
-
-/// What the store has of a chunk before it is published.
-struct Known {
-    /// Of another context that shares it.
-    manifest: Option<(Manifest, usize)>,
-    /// Objects that nobody may refer to: of a publication that was interrupted.
-    objects: Vec<(String, Hash, u64)>,
-}
-
-impl Known {
-    async fn find(store: &Store, key: &Hash, index: usize) -> Result<Self> {
-        let manifest = match store.pointer(key).await? {
-            Some(id) => store.holding(&id, key, index + 1).await?,
-            None => None,
-        };
-        let mut objects = Vec::new();
-        let folder = layout::chunk_folder(key)?;
-        let mut listing = store.transport().list(Some(&folder));
-        while let Some(page) = listing.next().await? {
-            objects.extend(page.into_iter().filter_map(|(key, meta)| match layout::parse(&key)? {
-                layout::Object::Chunk { stages, content, .. } => Some((stages, content, meta.size)),
-                _ => None,
-            }));
-        }
-        // Which of several is taken must not depend on the order of a listing.
-        objects.sort();
-        Ok(Self { manifest: manifest.map(|manifest| (manifest, index)), objects })
-    }
-
-    /// The chunk at a level, if it is there and good.
-    async fn object(
-        &self,
-        store: &Store,
-        key: &Hash,
-        stages: &str,
-        worker: &Arc<Worker>,
-        range: &Range<usize>,
-    ) -> Result<Option<ChunkObject>> {
-        for (_, content, size) in self.objects.iter().filter(|(of, ..)| of == stages) {
-            if let Some(object) = self.said(stages, content)? {
-                // Its name is its hash, and somebody vouches for it: its length is enough to see that it is whole.
-                if object.bytes == *size {
-                    return Ok(Some(object));
-                }
-                continue;
-            }
-            let name = layout::chunk(key, stages, content)?;
-            let bytes = match read::exact(&**store.transport(), &name, *size, content).await {
-                Ok(bytes) => bytes,
-                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
-                    tracing::warn!(object = %name, %error, "encoding again");
-                    store.transport().delete(&name).await?;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let (worker, rows, sha256) = (worker.clone(), range.clone(), content.clone());
-            let measured = blocking(move || {
-                let distortion = worker.measure(&bytes, rows)?;
-                Ok(ChunkObject { bytes: bytes.len() as u64, distortion, sha256 })
-            });
-            match measured.await {
-                Ok(object) => return Ok(Some(object)),
-                Err(error) => tracing::warn!(object = %name, %error, "of no use, encoding again"),
-            }
-        }
-        Ok(None)
-    }
-
-    /// What another context's manifest says of an object.
-    fn said(&self, stages: &str, content: &Hash) -> Result<Option<ChunkObject>> {
-        let Some((manifest, index)) = &self.manifest else { return Ok(None) };
-        let Some(chunk) = manifest.chunks.get(*index).filter(|_| manifest.distortion == NMSE) else {
-            return Ok(None);
-        };
-        for level in &manifest.levels {
-            let object = chunk.levels.get(&level.name).filter(|object| object.sha256 == *content);
-            if let Some(object) = object
-                && layout::stages_name(&level.pipeline)? == stages
-            {
-                return Ok(Some(object.clone()));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Runs what takes long on a thread for such work.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
 async fn finish_one(uploads: &mut JoinSet<Result<()>>) -> Result<()> {
     match uploads.join_next().await {
         None => Ok(()),
@@ -401,6 +271,46 @@ async fn put_text(store: &Store, id: &ContextId, ids: &[u32]) -> Result<Blob> {
     let blob = Blob { bytes: bytes.len() as u64, sha256: Hash::of(&bytes) };
     store.transport().put(&layout::text(id, &blob.sha256)?, bytes, Put::Create).await?;
     Ok(blob)
+}
+
+/// Whether all that a manifest refers to is in the store before anybody sees it: a collection whose grace period was too
+/// short, or whose clock was wrong, takes what is being published for leftovers.
+async fn still_there(store: &Store, manifest: &Manifest) -> Result<()> {
+    let gone = |key: &dyn std::fmt::Display| {
+        Error::unavailable(format!(
+            "{key} was removed before the context was complete (by a `gc` with too short a grace period or a wrong \
+             clock?); nothing was published: the same again goes on from what is left"
+        ))
+    };
+    let mut blobs = Vec::new();
+    if let Some(blob) = &manifest.profile {
+        blobs.push(layout::profile(&blob.sha256)?);
+    }
+    if let Some(blob) = &manifest.text {
+        blobs.push(layout::text(&manifest.id, &blob.sha256)?);
+    }
+    for key in blobs {
+        match store.transport().head(&key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone(&key)),
+            other => other.map(drop)?,
+        }
+    }
+    for (index, chunk) in manifest.chunks.iter().enumerate() {
+        let mut there = BTreeSet::new();
+        let folder = layout::chunk_folder(&chunk.key)?;
+        let mut listing = store.transport().list(Some(&folder));
+        while let Some(page) = listing.next().await? {
+            there.extend(page.into_iter().map(|(key, meta)| (key, meta.size)));
+        }
+        for level in chunk.levels.keys() {
+            if let Some((key, object)) = manifest.object(index, level)?
+                && !there.contains(&(key.clone(), object.bytes))
+            {
+                return Err(gone(&key));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn put_manifest(store: &Store, manifest: &Manifest, replace: bool) -> Result<()> {

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 #![cfg(all(feature = "cli", feature = "net"))]
 
+#[cfg(target_os = "linux")]
+mod clocks;
 mod faults;
 mod processes;
 mod proxy;

@@ -60,8 +60,15 @@ impl Server {
     }
 
     pub(crate) fn listen(at: &Path, address: &str, args: &[&str]) -> Self {
+        Self::by(|_| (), at, address, args)
+    }
+
+    /// With more in its command.
+    pub(crate) fn by(more: impl Fn(&mut Command), at: &Path, address: &str, args: &[&str]) -> Self {
         let all = [&["serve", "store", "--json", "--listen", address], args].concat();
-        let mut child = command(at, &all).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut command = command(at, &all);
+        more(&mut command);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let json: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
