@@ -19,8 +19,8 @@ use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes, TileOut};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, ExactTokens, Geometry, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result,
-    Source,
+    BindCx, Error, ExactTokens, Geometry, KvViewMut, Limits, OpenTile, Pipeline, Plan, Profile, Registry,
+    Result, Source,
 };
 pub use encode::{EncodedChunk, Encoder};
 
@@ -403,8 +403,29 @@ impl<'a> Chunk<'a> {
         })
     }
 
-    /// Writes the exact tokens to their rows.
-    fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize) -> Result<()> {
+    /// A tile by its place in the [layout](Self::layout): all blocks of tokens of the first group of planes, then of the
+    /// next. Its checksum is verified.
+    ///
+    /// # Errors
+    /// If the tile is corrupt.
+    ///
+    /// # Panics
+    /// If there is no such tile.
+    pub fn open_tile(&self, plan: &Plan, index: usize) -> Result<OpenTile<'a>> {
+        let tile = self.layout.tile(index);
+        plan.open_tile(&tile, self.tile_bytes(index)?).map_err(|error| error.at(tile))
+    }
+
+    /// How many rows at its front and at its end are not coded but [stored](Self::decode_exact) as they are.
+    pub fn exact_rows(&self) -> [usize; 2] {
+        [self.exact.first, self.exact.last]
+    }
+
+    /// Writes the exact tokens to their rows, the chunk's first token being `row`.
+    ///
+    /// # Errors
+    /// If the chunk does not carry them.
+    pub fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize) -> Result<()> {
         if self.exact.is_empty() {
             return Ok(());
         }

@@ -8,11 +8,16 @@ use crate::{Result, run};
 /// Set to anything but `0` or nothing, it keeps this program from installing packages. What needs them fails then.
 const OPT_OUT: &str = "CACHEG_NO_INSTALL";
 
-/// Installs the server that the tests of cacheg-net's `redis:` transport start, unless it is there.
+/// Installs a Vulkan driver that needs no GPU, unless there is any driver, the server that the tests of cacheg-net's `redis:` transport start, unless it is there.
 ///
 /// # Errors
 /// As [`install`].
 pub(crate) fn tests() -> Result {
+    let icd = |folder: &str| {
+        let files = std::fs::read_dir(format!("{folder}/vulkan/icd.d"));
+        files.is_ok_and(|mut files| files.next().is_some())
+    };
+    install("mesa-vulkan-drivers", icd("/usr/share") || icd("/etc") || icd("/usr/local/share"))?;
     install("redis-server", works("redis-server", &["--version"]))
 }
 
