@@ -54,7 +54,8 @@ impl Kernel {
 /// dispatch to dispatch. With lanes, the text also defines `fn $decode(run: Run, lane: u32)`: it takes the run's units from
 /// `run.first` to `run.end`, reads and writes `state(run, i)` and `set_state(run, i, word)`, and leaves the symbols where
 /// `$symbol` finds them, in the segments' scratch (`scratch_get`, `scratch_set`). `run.first` and `run.end` are the same for
-/// all lanes of a run, which may use barriers if there are several.
+/// all lanes of a run. If there are several they may use barriers, and `ballot(lane, vote)`, which tells all of them who votes
+/// (bit `i` for lane `i`)
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CoderKernel {

@@ -323,7 +323,10 @@ impl PlaneViewMut<'_> {
     /// If the range or the number of bytes is not the plane's.
     pub fn store_elements(&mut self, first: usize, rows: usize, bytes: &[u8]) {
         let (channels, size) = (self.plane.channels(), self.plane.shape.dtype.size());
-        assert!(first + rows <= self.tokens && bytes.len() == rows * channels * size, "store: outside the plane");
+        assert!(
+            first + rows <= self.tokens && bytes.len() == rows * channels * size,
+            "store: outside the plane"
+        );
         if rows == 0 {
             return;
         }

@@ -169,8 +169,7 @@ impl Plan {
         let mut names = names.by_ref().skip(skipped);
         let mut named = |kernel: Option<Kernel>| {
             let name = names.next().unwrap_or_default();
-            let kernel =
-                kernel.ok_or_else(|| Error::unsupported(format!("stage `{name}` has no WGSL")))?;
+            let kernel = kernel.ok_or_else(|| Error::unsupported(format!("stage `{name}` has no WGSL")))?;
             Ok((name, kernel))
         };
         let planes = self.planes();

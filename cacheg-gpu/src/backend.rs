@@ -1,18 +1,23 @@
 //! The backend.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cacheg_core::{Backend, Chunk, Decoder, Error, KvOut, KvViewMut, Order, Plan, Progress, Result};
+use cacheg_core::{
+    Backend, Chunk, Decoder, Error, KvCache, KvOut, KvViewMut, Plan, PlaneViewMut, Progress, Result,
+};
 
 use crate::device::{AdapterInfo, Device};
-use crate::engine::{Compiled, Pipelines, Submitted, submit};
-use crate::program::Program;
-use crate::work::{Tiles, Work, windows};
+use crate::device_kv::DeviceKv;
+use crate::engine::{Compiled, Pipelines, Results, Submitted, submit};
+use crate::program::{Program, Variant};
+use crate::recording::Recording;
+use crate::work::{Target, Work, windows};
 use crate::{GpuError, SelfTest, selftest};
 
 /// Bytes of output of a window: enough to fill large GPUs, little beside their memory.
-const WINDOW: usize = 32 << 20;
+pub(crate) const WINDOW: usize = 32 << 20;
 
 /// Windows that are under way at a time: one computes while the next is uploaded.
 const DEPTH: usize = 2;
@@ -24,8 +29,8 @@ pub struct Gpu {
 }
 
 #[derive(Debug)]
-struct Shared {
-    device: Device,
+pub(crate) struct Shared {
+    pub(crate) device: Device,
     name: String,
     tested: SelfTest,
     /// Programs by their text: plans of one pipeline have the same, with parameters of their own.
@@ -49,6 +54,32 @@ impl Gpu {
     /// What is known of the adapter.
     pub fn info(&self) -> &AdapterInfo {
         &self.shared.device.info
+    }
+
+    /// How the lanes of a stream work together on it.
+    pub fn variant(&self) -> Variant {
+        self.shared.device.variant
+    }
+
+    /// The device, for programs that compute on what was decoded.
+    pub fn wgpu_device(&self) -> &wgpu::Device {
+        &self.shared.device.device
+    }
+
+    /// Its queue.
+    pub fn wgpu_queue(&self) -> &wgpu::Queue {
+        &self.shared.device.queue
+    }
+
+    pub(crate) fn open_decoder(&self, plan: Arc<Plan>) -> Result<GpuDecoder> {
+        let program = Program::new(&plan, self.shared.device.variant)?;
+        let compiled = self.shared.compiled(&program)?;
+        let pipelines = Pipelines::new(&self.shared.device, compiled, &program)?;
+        Ok(GpuDecoder { shared: self.shared.clone(), plan, program, pipelines })
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.shared.device
     }
 
     /// What its self-test has found.
@@ -76,73 +107,116 @@ impl Backend for Gpu {
     }
 
     fn supports(&self, plan: &Plan) -> Result<()> {
-        Program::new(plan).map(drop)
+        Program::new(plan, self.shared.device.variant).map(drop)
     }
 
     fn decoder(&self, plan: Arc<Plan>) -> Result<Box<dyn Decoder>> {
-        let program = Program::new(&plan)?;
-        let compiled = self.shared.compiled(&program)?;
-        let pipelines = Pipelines::new(&self.shared.device, compiled, &program)?;
-        Ok(Box::new(GpuDecoder { shared: self.shared.clone(), plan, program, pipelines }))
+        Ok(Box::new(self.open_decoder(plan)?))
     }
 }
 
-struct GpuDecoder {
-    shared: Arc<Shared>,
-    plan: Arc<Plan>,
-    program: Program,
-    pipelines: Pipelines,
+pub(crate) struct GpuDecoder {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) program: Program,
+    pub(crate) pipelines: Pipelines,
 }
 
 impl Decoder for GpuDecoder {
     fn decode(&mut self, chunk: &Chunk<'_>, out: KvOut<'_, '_>, progress: Progress<'_>) -> Result<()> {
-        let KvOut::Host(view, row) = out else {
-            return Err(Error::unsupported("this backend writes to host memory"));
-        };
+        match out {
+            KvOut::Host(view, row) => self.to_host(chunk, view, row, progress),
+            KvOut::Device(memory, row) => {
+                let kv = memory.downcast_mut::<DeviceKv>().ok_or_else(|| {
+                    Error::unsupported("a GPU writes to host memory or to a `DeviceKv` of its own")
+                })?;
+                self.to_device(chunk, kv, row, progress)
+            }
+            _ => Err(Error::unsupported("a GPU writes to host memory or to a `DeviceKv` of its own")),
+        }
+    }
+}
+
+impl GpuDecoder {
+    fn to_host(
+        &self,
+        chunk: &Chunk<'_>,
+        view: &mut KvViewMut<'_>,
+        row: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        assert!(view.planes_mut().len() == self.plan.planes().len(), "the output is of another geometry");
+        assert!(row + chunk.rows() <= view.tokens(), "the chunk is outside the output");
         chunk.decode_exact(&self.plan, view, row)?;
+        let row = row + self.exact_done(chunk, progress);
+        let groups = all_groups(chunk);
+        self.run(chunk, groups, Target::Window, None, &mut |results| {
+            store(results, view.planes_mut(), row);
+            progress(results.work.values);
+        })
+    }
+
+    fn to_device(&self, chunk: &Chunk<'_>, kv: &DeviceKv, row: usize, progress: Progress<'_>) -> Result<()> {
+        if kv.planes() != self.plan.planes() || row + chunk.rows() > kv.tokens() {
+            return Err(Error::data("the KV cache on the device is of another geometry, or too short"));
+        }
+        let [first, last] = chunk.exact_rows();
+        if first + last > 0 {
+            let mut cache = KvCache::try_zeros(chunk.geometry(), chunk.rows(), 0)?;
+            chunk.decode_exact(&self.plan, &mut cache.view_mut(), 0)?;
+            let rows = (0..first).chain(chunk.rows() - last..chunk.rows());
+            kv.write(&self.shared.device, &cache, row, rows)?;
+        }
+        let row = row + self.exact_done(chunk, progress);
+        let target = Target::Planes { order: kv.order(), capacity: kv.tokens(), row };
+        self.run(chunk, all_groups(chunk), target, Some(kv), &mut |results| progress(results.work.values))
+    }
+
+    /// How many rows at the front are exact; counts all that are.
+    pub(crate) fn exact_done(&self, chunk: &Chunk<'_>, progress: Progress<'_>) -> usize {
         let [first, last] = chunk.exact_rows();
         progress((first + last) as u64 * chunk.geometry().values_per_token());
-        let mut under_way: VecDeque<(Work, Submitted)> = VecDeque::new();
-        for tiles in windows(chunk, &self.plan, WINDOW) {
+        first
+    }
+
+    /// Decodes window by window, one being uploaded while another computes; `take` gets what comes back of each.
+    pub(crate) fn run(
+        &self,
+        chunk: &Chunk<'_>,
+        groups: Range<usize>,
+        target: Target,
+        kv: Option<&DeviceKv>,
+        take: &mut dyn FnMut(&Results<'_>),
+    ) -> Result<()> {
+        let Self { shared, plan, program, pipelines } = self;
+        let mut under_way: VecDeque<Submitted> = VecDeque::new();
+        for tiles in windows(chunk, plan, groups, WINDOW) {
             if under_way.len() == DEPTH
                 && let Some(oldest) = under_way.pop_front()
             {
-                self.finish(oldest, view, row + first, progress)?;
+                oldest.finish(&shared.device, &mut *take)?;
             }
-            under_way.push_back(self.submit(chunk, &tiles)?);
+            let work = Work::new(chunk, plan, program, &tiles, target)?;
+            let recording = Recording::new(program, work, kv.is_some());
+            under_way.push_back(submit(&shared.device, pipelines, recording, kv, false)?);
         }
         for oldest in under_way {
-            self.finish(oldest, view, row + first, progress)?;
+            oldest.finish(&shared.device, &mut *take)?;
         }
         Ok(())
     }
 }
 
-impl GpuDecoder {
-    fn submit(&self, chunk: &Chunk<'_>, tiles: &Tiles) -> Result<(Work, Submitted)> {
-        let mut work = Work::new(chunk, &self.plan, &self.program, tiles, Order::HeadMajor)?;
-        let submitted = submit(&self.shared.device, &self.program, &self.pipelines, &work)?;
-        // They are on the device now.
-        work.payload = Vec::new();
-        work.table = Vec::new();
-        Ok((work, submitted))
-    }
+/// All groups of planes of a chunk.
+pub(crate) fn all_groups(chunk: &Chunk<'_>) -> Range<usize> {
+    0..chunk.layout().all_planes.div_ceil(chunk.layout().planes)
+}
 
-    fn finish(
-        &self,
-        (work, submitted): (Work, Submitted),
-        view: &mut KvViewMut<'_>,
-        row: usize,
-        progress: Progress<'_>,
-    ) -> Result<()> {
-        submitted.finish(&self.shared.device, |bytes| {
-            for output in &work.outputs {
-                let bytes = &bytes[4 * output.word..4 * output.word + output.bytes];
-                let plane = &mut view.planes_mut()[output.plane];
-                plane.store_elements(row + work.rows.start, work.rows.len(), bytes);
-            }
-        })?;
-        progress(work.values);
-        Ok(())
+/// Copies what came back to its planes, of which the first are given; `row` is that of the first coded row.
+pub(crate) fn store(results: &Results<'_>, planes: &mut [PlaneViewMut<'_>], row: usize) {
+    let Results { work, elements, .. } = results;
+    for output in &work.outputs {
+        let bytes = &elements[4 * output.word..4 * output.word + output.bytes];
+        planes[output.plane].store_elements(row + work.rows.start, work.rows.len(), bytes);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use wgpu::{Adapter, Backends, DeviceType, Instance, InstanceDescriptor};
 
 use crate::GpuError;
+use crate::program::{LANES, Variant};
 
 /// Allows adapters that compute on a CPU, like Mesa's llvmpipe, where nobody has asked for one by name.
 pub const ALLOW_CPU: &str = "CACHEG_GPU_CPU_ADAPTERS";
@@ -92,6 +93,7 @@ pub(crate) struct Device {
     pub(crate) info: AdapterInfo,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
+    pub(crate) variant: Variant,
     /// Why it is gone, if it is: after that, calls of wgpu report nothing.
     lost: Arc<Mutex<Option<String>>>,
 }
@@ -118,7 +120,8 @@ impl Device {
             let name = passed_over[0].split([' ', '(']).next().unwrap_or_default();
             format!("there are: {}; take one by name: `gpu:{name}`", passed_over.join(", "))
         };
-        let wanted = name.map_or_else(|| "(CPU adapters are not counted)".into(), |name| format!("named `{name}`"));
+        let wanted =
+            name.map_or_else(|| "(CPU adapters are not counted)".into(), |name| format!("named `{name}`"));
         Err(GpuError::NoAdapter { wanted, found })
     }
 
@@ -136,7 +139,12 @@ impl Device {
             max_buffer_size: limits.max_buffer_size,
             ..base
         };
-        let required_features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        // A subgroup must hold the 32 lanes of a stream.
+        let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP) && info.subgroups[0] >= LANES;
+        let variant = if subgroups { Variant::Subgroup } else { Variant::Portable };
+        let wanted = wgpu::Features::TIMESTAMP_QUERY
+            | if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
+        let required_features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("cacheg"),
             required_features,
@@ -153,7 +161,7 @@ impl Device {
         });
         // What no error scope catches would otherwise panic.
         device.on_uncaptured_error(Arc::new(|error: wgpu::Error| tracing::warn!(%error, "wgpu")));
-        Ok(Self { info, device, queue, lost })
+        Ok(Self { info, device, queue, variant, lost })
     }
 
     /// # Errors

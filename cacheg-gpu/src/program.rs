@@ -12,11 +12,40 @@ const PASSES: &str = include_str!("wgsl/passes.wgsl");
 /// Invocations of a workgroup that decodes.
 pub(crate) const LANES: u32 = 32;
 
+/// How the lanes of a stream work together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Variant {
+    /// By workgroup memory and barriers: WebGPU's baseline.
+    Portable,
+    /// By subgroups of at least 32 invocations, without barriers.
+    Subgroup,
+}
+
+impl Variant {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Subgroup => "subgroup",
+        }
+    }
+}
+
+/// How lanes vote.
+pub(crate) fn ballot(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Portable => include_str!("wgsl/ballot_portable.wgsl"),
+        Variant::Subgroup => include_str!("wgsl/ballot_subgroup.wgsl"),
+    }
+}
+
 /// A program that decodes chunks of one plan: entry points `decode`, `reconstruct` and `check_escapes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Program {
-    /// WGSL, for the baseline of WebGPU: no features, default limits.
+    /// WGSL, for the default limits of WebGPU and no features but those of the variant. Compilers that want
+    /// `enable subgroups;` for those must be given that line in front.
     pub source: String,
     /// The stages' parameters.
     pub data: Vec<u32>,
@@ -31,13 +60,15 @@ impl Program {
     ///
     /// # Errors
     /// If a stage has no WGSL; the message names it.
-    pub fn new(plan: &Plan) -> Result<Self> {
+    pub fn new(plan: &Plan, variant: Variant) -> Result<Self> {
         let kernels = plan.kernels()?;
-        let (coder, lanes, state) =
-            (&kernels.coder.1.kernel, kernels.coder.1.lanes, kernels.coder.1.state);
+        let (coder, lanes, state) = (&kernels.coder.1.kernel, kernels.coder.1.lanes, kernels.coder.1.state);
         // The parameters begin with where each stage's are, so that plans of one pipeline have one text.
         let stages = kernels.transforms.len() + 2;
         let mut program = Self { source: PRELUDE.to_owned(), data: vec![0; stages], lanes, state };
+        if lanes > 1 {
+            program.line(ballot(variant));
+        }
         program.line(&format!("\nconst STATE_WORDS: u32 = {state}u;"));
         for (number, (name, kernel)) in kernels.transforms.iter().enumerate() {
             let prefix = format!("transform{number}_");
@@ -62,7 +93,11 @@ impl Program {
             0 => "",
             1 => ALONE,
             LANES => TOGETHER,
-            other => return Err(Error::unsupported(format!("a coder of {other} lanes; 0, 1 or {LANES} are known"))),
+            other => {
+                return Err(Error::unsupported(format!(
+                    "a coder of {other} lanes; 0, 1 or {LANES} are known"
+                )));
+            }
         });
         program.source.push_str(PASSES);
         Ok(program)
@@ -79,6 +114,8 @@ impl Program {
         // Words of 4 bytes: what a device could bind has fewer.
         self.data[number] = self.data.len() as u32;
         self.data.extend_from_slice(&kernel.data);
-        self.line(&format!("fn {prefix}data(index: u32) -> u32 {{\n    return data[data[{number}] + index];\n}}"));
+        self.line(&format!(
+            "fn {prefix}data(index: u32) -> u32 {{\n    return data[data[{number}] + index];\n}}"
+        ));
     }
 }

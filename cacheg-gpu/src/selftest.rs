@@ -6,6 +6,7 @@ use wgpu::util::DeviceExt as _;
 
 use crate::GpuError;
 use crate::device::Device;
+use crate::program::{Variant, ballot};
 
 /// What a self-test has found beside that all is well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,10 @@ pub struct SelfTest {
 
 const LONG: u32 = 70_000;
 const SHORT: u32 = 30_000;
+
+fn source(variant: Variant) -> String {
+    [ballot(variant), include_str!("wgsl/selftest.wgsl")].concat()
+}
 
 /// Pairs of numbers whose sums and products round in every way.
 fn numbers() -> Vec<u32> {
@@ -38,13 +43,14 @@ fn expected(numbers: &[u32], loops: u32) -> Vec<u32> {
         numbers.as_chunks::<2>().0.iter().map(|[a, b]| (f32::from_bits(*a), f32::from_bits(*b))).collect();
     let mut answers: Vec<u32> = pairs.iter().map(|(a, b)| (a + b).to_bits()).collect();
     answers.extend(pairs.iter().map(|(a, b)| (a * b).to_bits()));
-    answers.extend((0..32u32).map(|lane| {
-        (0..loops).fold(lane, |x, _| x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223))
-    }));
+    answers.extend(
+        (0..32u32)
+            .map(|lane| (0..loops).fold(lane, |x, _| x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223))),
+    );
     let mut votes = 0;
     answers.extend(numbers.as_chunks::<2>().0.iter().map(|[a, b]| {
         let before = votes;
-        votes += a & 1;
+        votes += a >> 4 & 1;
         before + 32 * b.leading_zeros()
     }));
     answers
@@ -77,7 +83,7 @@ fn answers(device: &Device, numbers: &[u32], loops: u32) -> Result<Vec<u32>, Gpu
         let gpu = &device.device;
         let module = gpu.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some("self-test"),
-            source: wgpu::ShaderSource::Wgsl(include_str!("wgsl/selftest.wgsl").into()),
+            source: wgpu::ShaderSource::Wgsl(source(device.variant).into()),
         });
         let pipeline = gpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some("self-test"),

@@ -14,25 +14,37 @@ const MOST_ITERATIONS: u32 = 24_576;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Window {
-    runs: u32,
-    segments: u32,
-    tiles: u32,
-    planes: u32,
-    escapes: u32,
-    outputs: u32,
+    pub(crate) runs: u32,
+    pub(crate) segments: u32,
+    pub(crate) tiles: u32,
+    pub(crate) planes: u32,
+    pub(crate) escapes: u32,
+    pub(crate) outputs: u32,
     pub(crate) run_count: u32,
     pub(crate) escape_count: u32,
     pub(crate) round: u32,
-    rows: u32,
-    first_row: u32,
-    tile_rows: u32,
-    tile_planes: u32,
-    blocks: u32,
-    first_block: u32,
-    first_plane: u32,
+    pub(crate) rows: u32,
+    pub(crate) first_row: u32,
+    pub(crate) tile_rows: u32,
+    pub(crate) tile_planes: u32,
+    pub(crate) blocks: u32,
+    pub(crate) first_block: u32,
+    pub(crate) first_plane: u32,
     pub(crate) plane_count: u32,
-    order: u32,
-    unused: [u32; 2],
+    pub(crate) order: u32,
+    pub(crate) plane_offset: u32,
+    pub(crate) capacity: u32,
+    pub(crate) row_offset: u32,
+    pub(crate) unused: u32,
+}
+
+/// Where rows go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// To a buffer of the window's planes and rows, one after the other, head-major.
+    Window,
+    /// Each plane to a buffer of its own, of so many rows, this one being the first that is coded.
+    Planes { order: Order, capacity: usize, row: usize },
 }
 
 /// Some tiles of a chunk: these groups of planes by these blocks of tokens.
@@ -83,15 +95,14 @@ fn plane_bytes(plane: &Plane, rows: usize) -> usize {
     (plane.channels() * plane.shape.dtype.size() * rows).next_multiple_of(4)
 }
 
-/// Cuts a chunk into windows whose output has at most `most` bytes, unless a single tile has more.
-pub(crate) fn windows(chunk: &Chunk<'_>, plan: &Plan, most: usize) -> Vec<Tiles> {
+/// Cuts some groups of planes of a chunk into windows whose output has at most `most` bytes, unless a single tile has more.
+pub(crate) fn windows(chunk: &Chunk<'_>, plan: &Plan, groups: Range<usize>, most: usize) -> Vec<Tiles> {
     let layout = chunk.layout();
     let (blocks, all) = (layout.blocks(), layout.all_planes);
-    let groups = all.div_ceil(layout.planes);
     let planes = |group: usize| group * layout.planes..((group + 1) * layout.planes).min(all);
     let mut windows: Vec<Tiles> = Vec::new();
     let mut room = 0;
-    for group in 0..groups {
+    for group in groups {
         let bytes = group_bytes(plan, planes(group), layout.tokens);
         if bytes > most {
             let tile = group_bytes(plan, planes(group), layout.rows.min(layout.tokens)).max(1);
@@ -101,7 +112,9 @@ pub(crate) fn windows(chunk: &Chunk<'_>, plan: &Plan, most: usize) -> Vec<Tiles>
                 windows.push(Tiles { groups: group..group + 1, blocks });
             }
             room = 0;
-        } else if bytes <= room && let Some(last) = windows.last_mut() {
+        } else if bytes <= room
+            && let Some(last) = windows.last_mut()
+        {
             last.groups.end += 1;
             room -= bytes;
         } else if blocks > 0 {
@@ -127,7 +140,7 @@ impl Work {
         plan: &Plan,
         program: &Program,
         tiles: &Tiles,
-        order: Order,
+        target: Target,
     ) -> Result<Self> {
         let layout = *chunk.layout();
         let mut work = Self::default();
@@ -140,12 +153,16 @@ impl Work {
         }
         let first_row = tiles.blocks.start * layout.rows;
         work.rows = first_row..layout.tokens.min(tiles.blocks.end * layout.rows);
-        let planes = tiles.groups.start * layout.planes
-            ..layout.all_planes.min(tiles.groups.end * layout.planes);
+        let planes =
+            tiles.groups.start * layout.planes..layout.all_planes.min(tiles.groups.end * layout.planes);
+        if !matches!(target, Target::Window) && planes.len() > u16::MAX.into() {
+            return Err(Error::unsupported("a model of so many planes on a GPU"));
+        }
         for plane in &plan.planes()[planes.clone()] {
             let bytes = plane_bytes(plane, work.rows.len());
             let shape = plane.shape;
-            let output = [word(work.output_words)?, shape.heads, shape.head_dim, dtype_code(shape.dtype)];
+            let at = if matches!(target, Target::Window) { word(work.output_words)? } else { 0 };
+            let output = [at, shape.heads, shape.head_dim, dtype_code(shape.dtype)];
             records.outputs.extend(output);
             work.outputs.push(PlaneOutput {
                 plane: plane.index,
@@ -156,6 +173,10 @@ impl Work {
             work.plane_words = work.plane_words.max(bytes / 4);
             work.values += (plane.channels() * work.rows.len()) as u64;
         }
+        let (order, capacity, row_offset) = match target {
+            Target::Window => (Order::HeadMajor, work.rows.len(), 0),
+            Target::Planes { order, capacity, row } => (order, capacity, row + first_row),
+        };
         let mut place = |record: Vec<u32>| {
             let at = word(work.table.len());
             work.table.extend(record);
@@ -180,7 +201,10 @@ impl Work {
             first_plane: word(planes.start)?,
             plane_count: word(planes.len())?,
             order: u32::from(order == Order::TokenMajor),
-            unused: [0; 2],
+            plane_offset: 0,
+            capacity: word(capacity)?,
+            row_offset: word(row_offset)?,
+            unused: 0,
         };
         Ok(work)
     }

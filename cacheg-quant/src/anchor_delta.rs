@@ -21,8 +21,8 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Build, Error, Kernel, Part, Plane, Plugin, Result, Role, Stage, TileCx, Transform,
-    config, settings,
+    BindCx, BoundTransform, Build, Error, Kernel, Part, Plane, Plugin, Result, Role, Stage, TileCx,
+    Transform, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};

@@ -48,8 +48,8 @@ mod unit;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, Calibrator, EscapeReader, EscapeWriter, Kernel, Kind, List, Part,
-    PartCx, Plane, Plugin, Quantizer, Result, Role, Stage, TileCx, config, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, Calibrator, EscapeReader, EscapeWriter, Kernel, Kind, List,
+    Part, PartCx, Plane, Plugin, Quantizer, Result, Role, Stage, TileCx, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};

@@ -18,8 +18,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, Dtype, EscapeReader, EscapeWriter, Kernel, Part, PartCx, Plane, Plugin,
-    Quantizer, Result, Stage, TileCx, config, dtype_code, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, Dtype, EscapeReader, EscapeWriter, Kernel, Part, PartCx, Plane,
+    Plugin, Quantizer, Result, Stage, TileCx, config, dtype_code, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde_json::Value;

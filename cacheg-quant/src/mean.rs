@@ -18,8 +18,8 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    Accumulator, BindCx, BoundTransform, Build, Calibrator, Error, Kernel, PartCx, Plane, Plugin, Result, Seen,
-    Source, Stage, StageData, TileCx, Transform, config, settings,
+    Accumulator, BindCx, BoundTransform, Build, Calibrator, Error, Kernel, PartCx, Plane, Plugin, Result,
+    Seen, Source, Stage, StageData, TileCx, Transform, config, settings,
 };
 use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};

@@ -38,8 +38,8 @@ mod grid;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, Error, EscapeReader, EscapeWriter, Kernel, Kind, List, Part, PartCx,
-    Plane, Plugin, Quantizer, Result, Stage, TileCx, config, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, Error, EscapeReader, EscapeWriter, Kernel, Kind, List, Part,
+    PartCx, Plane, Plugin, Quantizer, Result, Stage, TileCx, config, settings,
 };
 use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};

@@ -14,6 +14,8 @@ pub enum Device {
     Cpu,
     /// A GPU and nothing else; the best, or the best whose name contains this.
     Gpu(Option<String>),
+    /// Such a GPU and all cores together.
+    Hybrid(Option<String>),
 }
 
 impl FromStr for Device {
@@ -25,7 +27,9 @@ impl FromStr for Device {
             ("cpu", None) => Ok(Self::Cpu),
             ("gpu", None) => Ok(Self::Gpu(None)),
             ("gpu", Some(name)) if !name.is_empty() => Ok(Self::Gpu(Some(name.to_owned()))),
-            _ => Err("`auto`, `cpu`, `gpu` or `gpu:NAME` expected; `cacheg devices` lists GPUs".to_owned()),
+            ("hybrid", None) => Ok(Self::Hybrid(None)),
+            ("hybrid", Some(name)) if !name.is_empty() => Ok(Self::Hybrid(Some(name.to_owned()))),
+            _ => Err("`auto`, `cpu`, `gpu`, `hybrid`, `gpu:NAME` or `hybrid:NAME` expected; `cacheg devices` lists GPUs".to_owned()),
         }
     }
 }
@@ -39,7 +43,8 @@ impl Device {
         match self {
             Self::Auto => Ok(auto()),
             Self::Cpu => Ok(Box::new(Cpu)),
-            Self::Gpu(name) => gpu(name.as_deref()),
+            Self::Gpu(name) => gpu(name.as_deref(), false),
+            Self::Hybrid(name) => gpu(name.as_deref(), true),
         }
     }
 }
@@ -50,13 +55,14 @@ fn auto() -> Box<dyn Backend> {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpu(_: Option<&str>) -> Result<Box<dyn Backend>> {
+fn gpu(_: Option<&str>, _: bool) -> Result<Box<dyn Backend>> {
     Err(Error::unsupported("this build decodes on the CPU only; build it with `--features gpu`"))
 }
 
 #[cfg(feature = "gpu")]
-fn gpu(name: Option<&str>) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(cacheg_gpu::Gpu::open(name).map_err(Error::from)?))
+fn gpu(name: Option<&str>, hybrid: bool) -> Result<Box<dyn Backend>> {
+    let gpu = cacheg_gpu::Gpu::open(name).map_err(Error::from)?;
+    Ok(if hybrid { Box::new(cacheg_gpu::Hybrid::new(gpu)) } else { Box::new(gpu) })
 }
 
 #[cfg(feature = "gpu")]
@@ -74,9 +80,7 @@ fn auto() -> Box<dyn Backend> {
 mod fallback {
     use std::sync::Arc;
 
-    use cacheg_core::{
-        Backend, Chunk, Cpu, Decoder, Error, ErrorKind, KvOut, Plan, Progress, Result,
-    };
+    use cacheg_core::{Backend, Chunk, Cpu, Decoder, Error, ErrorKind, KvOut, Plan, Progress, Result};
     use cacheg_gpu::Gpu;
 
     /// A GPU, and the CPU for what that cannot do or fails at.
@@ -152,7 +156,7 @@ mod tests {
         assert_eq!("auto".parse(), Ok(Device::Auto));
         assert_eq!("gpu".parse(), Ok(Device::Gpu(None)));
         assert_eq!("gpu:llvmpipe".parse(), Ok(Device::Gpu(Some("llvmpipe".into()))));
-        for bad in ["", "gpu:", "cpu:0", "cuda"] {
+        for bad in ["", "gpu:", "cpu:0", "cuda", "hybrid:"] {
             assert!(bad.parse::<Device>().unwrap_err().contains("gpu:NAME"), "{bad}");
         }
     }

@@ -41,10 +41,10 @@ pub use cacheg_core::{
 };
 
 pub use builtins::builtins;
-#[cfg(feature = "gpu")]
-pub use cacheg_gpu as gpu;
 #[cfg(feature = "net")]
 pub use builtins::transports;
+#[cfg(feature = "gpu")]
+pub use cacheg_gpu as gpu;
 #[cfg(feature = "net")]
 pub use cacheg_net as net;
 pub use device::Device;

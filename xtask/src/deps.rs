@@ -62,7 +62,7 @@ fn apt(package: &str, args: &[&str]) -> Result {
     result.map_err(|message| format!("{message}; install {package} as root"))
 }
 
-fn works(program: &str, args: &[&str]) -> bool {
+pub(crate) fn works(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())

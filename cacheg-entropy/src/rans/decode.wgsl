@@ -7,24 +7,12 @@
 // Tables of the column that is being decoded: for each bucket threshold and alias, the frequencies of both, delta and first
 // symbol, log2 of the number of symbols.
 var<workgroup> $tables: array<vec4<u32>, 128>;
-// Lanes that need a word. Three of them in turn: one is written, one read and one cleared between two barriers.
-var<workgroup> $votes: array<atomic<u32>, 3>;
-var<private> $turn: u32;
 // Words of the stream that are used up.
 var<private> $used: u32;
 
 fn $refill(run: Run, x: u32, lane: u32, busy: bool) -> u32 {
     let empty = busy && x < 65536u;
-    let turn = $turn;
-    if empty {
-        atomicOr(&$votes[turn], 1u << lane);
-    }
-    $turn = select(turn + 1u, 0u, turn == 2u);
-    if lane == 0u {
-        atomicStore(&$votes[$turn], 0u);
-    }
-    workgroupBarrier();
-    let votes = atomicLoad(&$votes[turn]);
+    let votes = ballot(lane, empty);
     let word = $used + countOneBits(votes & ((1u << lane) - 1u));
     $used += countOneBits(votes);
     if !empty {
@@ -93,7 +81,6 @@ fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
 
 fn $decode(run: Run, lane: u32) {
     var x: u32;
-    $turn = 0u;
     if run.first == 0u {
         x = payload[run.begin / 4u + lane];
         $used = 0u;

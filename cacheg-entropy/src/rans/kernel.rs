@@ -34,11 +34,7 @@ pub(super) fn kernel(coder: &BoundRans) -> CoderKernel {
         }
     }
     // One word for each lane, and the words that are used up.
-    CoderKernel::new(
-        Kernel::new(include_str!("decode.wgsl"), data),
-        LANES as u32,
-        LANES as u32 + 1,
-    )
+    CoderKernel::new(Kernel::new(include_str!("decode.wgsl"), data), LANES as u32, LANES as u32 + 1)
 }
 
 pub(super) fn stream(coder: &BoundRans, segments: &[Segment], bytes: &[u8]) -> Result<KernelStream> {

@@ -8,10 +8,11 @@ fn symbol(p: Place, symbol_plane: u32) -> u32 {
 // All else: each invocation makes one word of the output.
 @compute @workgroup_size(64)
 fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    if group.z >= window.plane_count {
+    let plane = window.plane_offset + group.z;
+    if plane >= window.plane_count {
         return;
     }
-    let record = window.outputs + OUTPUT_WORDS * group.z;
+    let record = window.outputs + OUTPUT_WORDS * plane;
     let word = (group.y * PER_ROW + group.x) * 64u + lane;
     let heads = table[record + 1u];
     let dim = table[record + 2u];
@@ -23,6 +24,7 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         return;
     }
     var packed = 0u;
+    var to = 0u;
     for (var i = 0u; i < each; i++) {
         let e = word * each + i;
         if e < count {
@@ -33,10 +35,14 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
                 head = rest % heads;
                 row = rest / heads;
             }
-            packed |= element(group.z, dtype, row, head * dim + e % dim) << (8u * size * i);
+            if i == 0u {
+                let there = window.row_offset + row;
+                to = select(head * window.capacity + there, there * heads + head, window.order == 1u) * dim + e % dim;
+            }
+            packed |= element(plane, dtype, row, head * dim + e % dim) << (8u * size * i);
         }
     }
-    output[table[record] + word] = packed;
+    output[table[record] + to / each] = packed;
 }
 
 const OUTPUT_WORDS: u32 = 4u;

@@ -26,8 +26,12 @@ struct Window {
     plane_count: u32,
     // 0: [heads, tokens, head_dim], 1: [tokens, heads, head_dim].
     order: u32,
+    // The first plane of the dispatch.
+    plane_offset: u32,
+    // Rows of the output's planes, and which of them is the first row here.
+    capacity: u32,
+    row_offset: u32,
     unused0: u32,
-    unused1: u32,
 }
 
 @group(0) @binding(0) var<uniform> window: Window;

@@ -25,7 +25,11 @@ fn mutations(spec: &str, count: usize) {
                 harmless += 1;
             }
             (Err(cpu), Err(gpu)) => {
-                assert_eq!((cpu.kind(), gpu.kind()), (ErrorKind::Corrupt, ErrorKind::Corrupt), "{cpu} / {gpu}");
+                assert_eq!(
+                    (cpu.kind(), gpu.kind()),
+                    (ErrorKind::Corrupt, ErrorKind::Corrupt),
+                    "{cpu} / {gpu}"
+                );
                 found += 1;
             }
             (cpu, gpu) => panic!("{spec}: CPU {:?}, GPU {:?}", cpu.map(drop), gpu.map(drop)),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod corrupt;
+mod device;
 mod pipelines;
 
 use std::sync::{Arc, LazyLock};
@@ -11,7 +12,7 @@ use cacheg_core::testkit::Random;
 use cacheg_core::{
     Backend, Chunk, Cpu, Encoder, Geometry, KvCache, KvOut, KvView, Limits, Pipeline, Plan, Registry, Result,
 };
-use cacheg_gpu::Gpu;
+use cacheg_gpu::{Gpu, Hybrid};
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     Registry::new(cacheg_quant::PLUGINS.iter().chain(cacheg_entropy::PLUGINS).copied()).unwrap()
@@ -52,5 +53,13 @@ fn decode(backend: &dyn Backend, chunk: &Chunk<'_>, plan: &Arc<Plan>) -> Result<
 fn both(bytes: &[u8]) -> Option<[Result<KvCache>; 2]> {
     let chunk = Chunk::parse(bytes, &Limits::default()).ok()?;
     let plan = chunk.bind(&REGISTRY, None).ok()?;
-    Some([decode(&Cpu, &chunk, &plan), decode(&*GPU, &chunk, &plan)])
+    let [cpu, gpu] = [decode(&Cpu, &chunk, &plan), decode(&*GPU, &chunk, &plan)];
+    let hybrid = decode(&Hybrid::new(GPU.clone()), &chunk, &plan);
+    match (&cpu, &hybrid) {
+        (Ok(cpu), Ok(hybrid)) => assert!(cpu == hybrid),
+        (Err(_), Err(_)) => {}
+        // What one of them cannot, both together cannot.
+        _ => assert!(gpu.is_err(), "{:?}", hybrid.err()),
+    }
+    Some([cpu, gpu])
 }

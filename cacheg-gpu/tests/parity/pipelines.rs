@@ -22,7 +22,8 @@ const ELEMENTWISE: &[&str] = &[
 ];
 
 fn check(geometry: &Geometry, tokens: usize, spec: &str) {
-    let bytes = encode(&cache(geometry, tokens, 7).view(), spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
+    let bytes =
+        encode(&cache(geometry, tokens, 7).view(), spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
     let [cpu, gpu] = both(&bytes).unwrap();
     let gpu = gpu.unwrap_or_else(|error| panic!("{spec}: {error}"));
     assert!(cpu.unwrap() == gpu, "{spec}, {tokens} tokens, {geometry:?}");

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The profile that the container was encoded with, if any
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Where to decode: auto, cpu, gpu, or gpu:NAME
+    /// Where to decode: auto, cpu, gpu, hybrid (both), or gpu:NAME, hybrid:NAME
     #[arg(long, default_value = "auto")]
     device: Device,
     /// Refuse containers that decode to more than this

@@ -19,10 +19,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("cacheg");
     for info in adapters() {
-        let (test, long_loops) = match Gpu::open(Some(&info.name)) {
-            Ok(gpu) => ("passed".to_owned(), Some(gpu.tested().long_loops)),
-            Err(error) => (error.to_string(), None),
-        };
+        let opened = Gpu::open(Some(&info.name));
+        let test = opened.as_ref().map_or_else(ToString::to_string, |_| "passed".to_owned());
         report.row(json!({
             "name": info.name,
             "kind": info.kind,
@@ -32,9 +30,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "max_buffer_bytes": info.max_buffer,
             "subgroups": format!("{} to {}", info.subgroups[0], info.subgroups[1]),
             "timestamps": info.timestamps,
-            "kernel": "portable",
+            "kernel": opened.as_ref().ok().map(|gpu| gpu.variant().name()),
             "self_test": test,
-            "long_loops": long_loops,
+            "long_loops": opened.as_ref().ok().map(|gpu| gpu.tested().long_loops),
             "correctness_only": info.is_cpu,
         }));
     }

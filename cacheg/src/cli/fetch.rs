@@ -12,8 +12,8 @@ use cacheg::output::OutputFile;
 use cacheg::{Error, Result};
 use serde_json::json;
 
-use cacheg::Device;
 use super::stores::{self, StoreArgs};
+use cacheg::Device;
 use cacheg::report::{Report, progress};
 use indicatif::ProgressBar;
 
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Be done as soon as all chunks are there, instead of using the time until the deadline for better ones
     #[arg(long)]
     asap: bool,
-    /// Where to decode: auto, cpu, gpu, or gpu:NAME
+    /// Where to decode: auto, cpu, gpu, hybrid (both), or gpu:NAME, hybrid:NAME
     #[arg(long, default_value = "auto")]
     device: Device,
     /// A picture (SVG) of what was done when
