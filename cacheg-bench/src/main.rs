@@ -8,6 +8,8 @@ mod calibrate;
 mod codec;
 mod comma;
 mod end_to_end;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod labels;
 #[cfg(feature = "llm")]
 mod model;
@@ -35,6 +37,9 @@ enum Cli {
     Codec(codec::Args),
     /// Speed and size of coders against peers, and of whole encodes and decodes by preset and threads
     Throughput(throughput::Args),
+    /// Decoding on a GPU: where the time goes, beside the CPU
+    #[cfg(feature = "gpu")]
+    Gpu(gpu::Args),
     /// Fetch a language model, or show what one looks like
     #[cfg(feature = "llm")]
     #[command(subcommand)]
@@ -105,6 +110,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Codec(args) => codec::run(&args),
         Cli::Throughput(args) => throughput::run(&args),
+        #[cfg(feature = "gpu")]
+        Cli::Gpu(args) => gpu::run(&args),
         #[cfg(feature = "llm")]
         Cli::Model(command) => model::run(&command),
         #[cfg(feature = "llm")]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Chunk, KvViewMut, Plan, Progress, Result};
+use crate::{Chunk, Error, KvViewMut, Plan, Progress, Result};
 
 /// A device that can decode.
 pub trait Backend: Send + Sync {
@@ -37,6 +37,8 @@ pub trait Decoder: Send {
 pub enum KvOut<'o, 'v> {
     /// To host memory, the chunk's first token at this row.
     Host(&'o mut KvViewMut<'v>, usize),
+    /// To memory of the backend's own kind, which it knows, the chunk's first token at this row.
+    Device(&'o mut dyn std::any::Any, usize),
 }
 
 /// Decodes on the CPU's cores.
@@ -63,7 +65,9 @@ struct CpuDecoder {
 
 impl Decoder for CpuDecoder {
     fn decode(&mut self, chunk: &Chunk<'_>, out: KvOut<'_, '_>, progress: Progress<'_>) -> Result<()> {
-        let KvOut::Host(view, row) = out;
-        chunk.decode(&self.plan, view, row, progress)
+        match out {
+            KvOut::Host(view, row) => chunk.decode(&self.plan, view, row, progress),
+            KvOut::Device(..) => Err(Error::unsupported("the CPU writes to host memory only")),
+        }
     }
 }

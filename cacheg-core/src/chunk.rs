@@ -19,8 +19,8 @@ use crate::spec::StageSpec;
 use crate::tile::{Layout, Tile, TileBytes, TileOut};
 use crate::wire::{Reader, padding};
 use crate::{
-    BindCx, Error, ExactTokens, Geometry, KvViewMut, Limits, Pipeline, Plan, Profile, Registry, Result,
-    Source,
+    BindCx, Error, ExactTokens, Geometry, KvViewMut, Limits, OpenTile, Pipeline, Plan, PlaneViewMut, Profile,
+    Registry, Result, Source,
 };
 pub use encode::{EncodedChunk, Encoder};
 
@@ -374,19 +374,41 @@ impl<'a> Chunk<'a> {
         assert!(row + self.rows() <= out.tokens(), "the chunk is outside the output");
         self.decode_exact(plan, out, row)?;
         progress((self.exact.first + self.exact.last) as u64 * self.geometry().values_per_token());
+        let groups = 0..self.layout.groups();
+        self.decode_groups(plan, groups, out.planes_mut(), row, progress)
+    }
+
+    /// Decodes what is coded of some groups of planes, as the [layout](Self::layout) counts them, for backends that
+    /// decode others elsewhere meanwhile. `planes` are those of the groups; `row` is that of the chunk's first token.
+    ///
+    /// # Errors
+    /// Corrupt tiles; `planes` then hold rubbish.
+    ///
+    /// # Panics
+    /// If there are no such groups, or the rows are outside of the planes.
+    pub fn decode_groups(
+        &self,
+        plan: &Plan,
+        groups: Range<usize>,
+        planes: &mut [PlaneViewMut<'_>],
+        row: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        let begin = groups.start;
         let (row, position) = (row + self.exact.first, self.position() + self.exact.first as u64);
         let elements = plan.elements(self.layout.tokens);
         // Threads own whole planes: enough of them that their tiles make up whole batches.
         let bytes = self.layout.tokens as u64 * self.geometry().bytes_per_token();
         let store = if bytes >= LARGE { Store::Streaming } else { Store::Cached };
         let batch = plan.batch();
-        let (groups, tiles) = (self.layout.groups(), self.layout.tiles_of_groups(0..1).len().max(1));
+        let (end, tiles) = (groups.end, self.layout.tiles_of_groups(0..1).len().max(1));
+        let groups = groups.len();
         let several = (1..=batch).find(|groups| groups * tiles % batch == 0).unwrap_or(1);
         let several = fair(several, groups);
-        let planes = out.planes_mut().par_chunks_mut(self.layout.planes * several);
+        let planes = planes.par_chunks_mut(self.layout.planes * several);
         planes.enumerate().try_for_each(|(index, planes)| {
-            let first = index * several;
-            let mut indices = self.layout.tiles_of_groups(first..groups.min(first + several));
+            let first = begin + index * several;
+            let mut indices = self.layout.tiles_of_groups(first..end.min(first + several));
             let mut out = TileOut { planes, first_plane: first * self.layout.planes, row, store };
             plan.with_scratch(&self.layout, |scratch| {
                 let mut tiles = Vec::with_capacity(batch);
@@ -403,8 +425,29 @@ impl<'a> Chunk<'a> {
         })
     }
 
-    /// Writes the exact tokens to their rows.
-    fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize) -> Result<()> {
+    /// A tile by its place in the [layout](Self::layout): all blocks of tokens of the first group of planes, then of the
+    /// next. Its checksum is verified.
+    ///
+    /// # Errors
+    /// If the tile is corrupt.
+    ///
+    /// # Panics
+    /// If there is no such tile.
+    pub fn open_tile(&self, plan: &Plan, index: usize) -> Result<OpenTile<'a>> {
+        let tile = self.layout.tile(index);
+        plan.open_tile(&tile, self.tile_bytes(index)?).map_err(|error| error.at(tile))
+    }
+
+    /// How many rows at its front and at its end are not coded but [stored](Self::decode_exact) as they are.
+    pub fn exact_rows(&self) -> [usize; 2] {
+        [self.exact.first, self.exact.last]
+    }
+
+    /// Writes the exact tokens to their rows, the chunk's first token being `row`.
+    ///
+    /// # Errors
+    /// If the chunk does not carry them.
+    pub fn decode_exact(&self, plan: &Plan, out: &mut KvViewMut<'_>, row: usize) -> Result<()> {
         if self.exact.is_empty() {
             return Ok(());
         }

@@ -150,8 +150,13 @@ impl Front {
         self.quantizer.as_deref().ok_or_else(|| Error::setting("no quantizer"))
     }
 
+    /// The stages, transforms first.
+    pub(crate) fn stages(&self) -> (&[Box<dyn BoundTransform>], Option<&dyn BoundQuantizer>) {
+        (&self.transforms, self.quantizer.as_deref())
+    }
+
     /// Whether every bit comes back.
-    fn exact(&self) -> bool {
+    pub(crate) fn exact(&self) -> bool {
         self.quantizer.as_ref().is_some_and(|quantizer| quantizer.exact())
             && self.transforms.iter().all(|transform| transform.exact())
     }

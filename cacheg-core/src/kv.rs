@@ -317,6 +317,28 @@ impl PlaneViewMut<'_> {
         self.store_by(Store::Cached, first, rows, values);
     }
 
+    /// Copies elements, `[heads, rows, head_dim]`, to rows `first .. first + rows`.
+    ///
+    /// # Panics
+    /// If the range or the number of bytes is not the plane's.
+    pub fn store_elements(&mut self, first: usize, rows: usize, bytes: &[u8]) {
+        let (channels, size) = (self.plane.channels(), self.plane.shape.dtype.size());
+        assert!(
+            first + rows <= self.tokens && bytes.len() == rows * channels * size,
+            "store: outside the plane"
+        );
+        if rows == 0 {
+            return;
+        }
+        let len = self.plane.shape.head_dim as usize * size;
+        for (head, bytes) in bytes.chunks_exact(rows * len).enumerate() {
+            for (row, bytes) in bytes.chunks_exact(len).enumerate() {
+                let at = self.order.offset(&self.plane, self.tokens, head, first + row) * size;
+                self.bytes[at..at + len].copy_from_slice(bytes);
+            }
+        }
+    }
+
     /// As [`store`](Self::store), in this way.
     pub(crate) fn store_by(&mut self, store: Store, first: usize, rows: usize, values: &[f32]) {
         let channels = self.plane.channels();

@@ -20,6 +20,7 @@ mod geometry;
 mod importance;
 mod json;
 mod kept;
+mod kernel;
 mod kv;
 mod kv_file;
 mod limits;
@@ -52,6 +53,7 @@ pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling
 pub use importance::Importance;
 pub use json::canonical as canonical_json;
 pub use kept::Kept;
+pub use kernel::{CoderKernel, Kernel, KernelRun, KernelStream, Kernels, dtype_code};
 pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
 pub use kv_file::{ExtraTensor, KvFile, KvFileMut, kv_metadata, write_kv, write_kv_with};
 pub use limits::Limits;
@@ -65,7 +67,7 @@ pub use statistics::{Counts, ImportanceSums, Origin, Statistics, Sums};
 #[cfg(feature = "testkit")]
 #[doc(hidden)]
 pub use tile::tile_work;
-pub use tile::{Layout, TileBytes};
+pub use tile::{Layout, OpenTile, TileBytes};
 pub use transport::{
     Body, BoxFuture, Key, LinkedTransport, Listing, ObjectMeta, OpenOptions, Page, Pieces, Put, PutOutcome,
     Transport, TransportPlugin, Transports,

@@ -26,7 +26,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, ExactTokens, Kind, Plane, Result, StageData, Statistics};
+use crate::{
+    CoderKernel, Error, ExactTokens, Kernel, KernelStream, Kind, Plane, Result, StageData, Statistics,
+};
 
 /// What all stages have.
 pub trait Stage: Debug + Send + Sync {
@@ -238,6 +240,12 @@ pub trait BoundTransform: Send + Sync {
         false
     }
 
+    /// The inverse as WGSL, if there is one.
+    fn kernel(&self, planes: &[Plane]) -> Option<Kernel> {
+        let _ = planes;
+        None
+    }
+
     /// Computes a part from the tile `x`. `done` holds the earlier parts as the decoder will see them.
     ///
     /// # Errors
@@ -316,6 +324,21 @@ pub trait BoundQuantizer: Send + Sync {
     /// symbol means, and where symbols change, can then be tabulated.
     fn pointwise(&self) -> bool {
         false
+    }
+
+    /// [`dequantize`](Self::dequantize) as WGSL, if there is such a thing.
+    fn kernel(&self, planes: &[Plane]) -> Option<Kernel> {
+        let _ = planes;
+        None
+    }
+
+    /// The value that an escape of a part stands for; of quantizers that [escape](Self::escapes) and have a kernel.
+    ///
+    /// # Errors
+    /// If that is impossible.
+    fn escaped(&self, plane: &Plane, part: usize, value: i32) -> Result<f32> {
+        let _ = (plane, part, value);
+        Err(Error::unsupported("this quantizer gives no value to single escapes"))
     }
 
     /// Quantises one part.
@@ -794,6 +817,20 @@ pub trait BoundCoder: Send + Sync {
         for job in jobs {
             job.result = Err(Error::unsupported("this coder gives symbols only"));
         }
+    }
+
+    /// [`decode`](Self::decode) as WGSL, if there is such a thing.
+    fn kernel(&self) -> Option<CoderKernel> {
+        None
+    }
+
+    /// How the kernel decodes a stream. Checks the stream's lengths.
+    ///
+    /// # Errors
+    /// If they are impossible.
+    fn kernel_stream(&self, segments: &[Segment], bytes: &[u8]) -> Result<KernelStream> {
+        let _ = (segments, bytes);
+        Err(Error::unsupported("this coder has no kernel"))
     }
 
     /// Bits that an ideal coder would need for these symbols under the same tables, for reports.

@@ -91,7 +91,8 @@ impl Layout {
         Ok(())
     }
 
-    fn blocks(&self) -> usize {
+    /// Number of runs of rows that tiles take.
+    pub fn blocks(&self) -> usize {
         self.tokens.div_ceil(self.rows)
     }
 
@@ -119,6 +120,86 @@ impl Layout {
             first,
             rows: self.rows.min(self.tokens - first),
         }
+    }
+}
+
+/// A tile whose bytes have been checked and divided, for backends that decode it by [kernels](crate::Kernels).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct OpenTile<'a> {
+    /// Its planes.
+    pub planes: Range<usize>,
+    /// Its first token, counted from the first that is coded.
+    pub first: usize,
+    /// Its tokens.
+    pub rows: usize,
+    /// All of its bytes.
+    pub bytes: &'a [u8],
+    /// Where the coder's stream begins in them.
+    pub stream: usize,
+    /// What its symbols are, in their order.
+    pub segments: Vec<Segment>,
+    /// Where each segment's side information begins, of segments with symbol plane 0.
+    pub side: Vec<usize>,
+    /// Its escapes: number of the symbol, and what it stands for.
+    pub escapes: Vec<(u32, f32)>,
+}
+
+impl Plan {
+    pub(crate) fn open_tile<'a>(&self, tile: &Tile, bytes: &'a [u8]) -> Result<OpenTile<'a>> {
+        let mut segments = Vec::new();
+        let sizes = self.tile_sizes(tile, &mut segments);
+        let (_, coded, stream) = self.split_tile(sizes.side, bytes)?;
+        let quantizer = self.front.quantizer()?;
+        let (mut side, mut next) = (Vec::with_capacity(segments.len()), 0);
+        for segment in &segments {
+            side.push(next);
+            if segment.symbol_plane == 0 {
+                let plane = &self.planes()[segment.plane];
+                let cx = self.tile_cx(tile, segment.plane, 0);
+                let part = self.front.part_cxs(&cx).nth(segment.part).map(|(part, _)| part);
+                next += part.map_or(0, |part| quantizer.side_len(plane, &part));
+            }
+        }
+        let mut list = Escapes::default();
+        get_escapes(coded, sizes.symbols, &mut list)?;
+        let mut escapes = Vec::with_capacity(list.items().len());
+        let (mut begin, mut of) = (0, segments.iter().peekable());
+        for (index, value) in list.items() {
+            while of.peek().is_some_and(|segment| *index as usize >= begin + segment.len()) {
+                begin += of.next().map_or(0, Segment::len);
+            }
+            let segment = of.peek().ok_or_else(|| Error::corrupt("an escaped value beyond the tile"))?;
+            if !segment.alphabet.escape {
+                return Err(Error::corrupt("an escaped value without its symbol"));
+            }
+            let plane = &self.planes()[segment.plane];
+            escapes.push((*index, quantizer.escaped(plane, segment.part, *value).at(|| plane.name())?));
+        }
+        Ok(OpenTile {
+            planes: tile.planes.clone(),
+            first: tile.first,
+            rows: tile.rows,
+            bytes,
+            stream: bytes.len() - stream.len(),
+            segments,
+            side,
+            escapes,
+        })
+    }
+
+    /// How the coder's kernel decodes a tile.
+    ///
+    /// # Errors
+    /// If the stream's lengths are impossible, or the coder has no kernel.
+    pub fn kernel_stream(&self, tile: &OpenTile<'_>) -> Result<crate::KernelStream> {
+        self.coder.kernel_stream(&tile.segments, &tile.bytes[tile.stream..])
+    }
+}
+
+impl std::fmt::Display for OpenTile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Tile { planes: self.planes.clone(), first: self.first, rows: self.rows }.fmt(f)
     }
 }
 

@@ -27,8 +27,8 @@ mod run;
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, Error, Plugin, Result, Segment, Stage,
-    StageData,
+    BindCx, BoundCoder, Build, Calibrator, Coder, CoderKernel, CoderScratch, Error, Kernel, KernelRun,
+    KernelStream, Plugin, Result, Segment, Stage, StageData,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -140,6 +140,9 @@ impl Coder for Range {
         self.stage.unpack(cx, bytes)
     }
 }
+
+/// Most loop iterations of a symbol in WGSL: its own and the search of 256 entries.
+const SYMBOL_COST: u32 = 10;
 
 /// `range` with its tables.
 struct BoundRange {
@@ -311,6 +314,49 @@ impl BoundCoder for BoundRange {
             }
         }
         if payload.is_empty() { Ok(()) } else { Err(short()) }
+    }
+
+    fn kernel(&self) -> Option<CoderKernel> {
+        let by_column = self.streams == Streams::Channel;
+        let mut data = vec![2 + self.starts.len() as u32, u32::from(by_column)];
+        data.extend(self.starts.iter().map(|start| *start as u32));
+        data.extend(self.cdf.iter().map(|entry| u32::from(*entry)));
+        Some(CoderKernel::new(Kernel::new(include_str!("range/decode.wgsl"), data), 1, 8))
+    }
+
+    fn kernel_stream(&self, segments: &[Segment], bytes: &[u8]) -> Result<KernelStream> {
+        let short = || Error::corrupt("a range-coded stream of the wrong length");
+        let lengths = bytes.get(..self.runs(segments) * 4).ok_or_else(short)?;
+        let mut next = lengths.len();
+        let mut lengths = lengths.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes) as usize);
+        let mut take = || {
+            let begin = next;
+            next = begin.checked_add(lengths.next()?).filter(|end| *end <= bytes.len())?;
+            Some(begin as u32..next as u32)
+        };
+        let mut stream = KernelStream::default();
+        for (number, segment) in (0..).zip(segments) {
+            let own = self.layout.slot(segment)?.first_channel as u32;
+            let words = match self.streams {
+                Streams::Tile => segment.len().div_ceil(4),
+                Streams::Channel => segment.cols * segment.rows.div_ceil(4),
+            };
+            stream.segments.push([words as u32, own]);
+            if self.streams == Streams::Channel && !segment.is_empty() {
+                for col in 0..segment.cols as u32 {
+                    let bytes = take().ok_or_else(short)?;
+                    let units = segment.rows as u32;
+                    stream.runs.push(KernelRun::new(bytes, number..number + 1, 1 + col, units, SYMBOL_COST));
+                }
+            }
+        }
+        let symbols = segments::count(segments)?;
+        if self.streams == Streams::Tile && symbols > 0 {
+            let bytes = take().ok_or_else(short)?;
+            let all = 0..segments.len() as u32;
+            stream.runs.push(KernelRun::new(bytes, all, 0, symbols as u32, SYMBOL_COST));
+        }
+        if next == bytes.len() { Ok(stream) } else { Err(short()) }
     }
 
     fn ideal_bits(&self, segments: &[Segment], symbols: &[u8]) -> Option<f64> {

@@ -66,6 +66,7 @@ mod avx512;
 mod differential;
 #[cfg(target_arch = "x86_64")]
 mod elements;
+mod kernel;
 mod lanes;
 mod level;
 #[cfg(target_arch = "x86_64")]
@@ -80,8 +81,9 @@ mod transpose;
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundCoder, Build, Calibrator, Coder, CoderScratch, DecodeJob, ElementEncodeJob, ElementJob,
-    ElementSink, ElementSource, EncodeJob, Error, Plugin, Result, Segment, Stage, StageData,
+    BindCx, BoundCoder, Build, Calibrator, Coder, CoderKernel, CoderScratch, DecodeJob, ElementEncodeJob,
+    ElementJob, ElementSink, ElementSource, EncodeJob, Error, KernelStream, Plugin, Result, Segment, Stage,
+    StageData,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -461,6 +463,14 @@ impl BoundCoder for BoundRans {
             0 => 0,
             words => HEADER + 2 * words,
         }
+    }
+
+    fn kernel(&self) -> Option<CoderKernel> {
+        Some(kernel::kernel(self))
+    }
+
+    fn kernel_stream(&self, segments: &[Segment], bytes: &[u8]) -> Result<KernelStream> {
+        kernel::stream(self, segments, bytes)
     }
 
     fn scratch(&self) -> CoderScratch {

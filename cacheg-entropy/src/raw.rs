@@ -12,7 +12,10 @@
 
 use std::sync::Arc;
 
-use cacheg_core::{BindCx, BoundCoder, Build, Coder, CoderScratch, Error, Plugin, Result, Segment, Stage};
+use cacheg_core::{
+    BindCx, BoundCoder, Build, Coder, CoderKernel, CoderScratch, Error, Kernel, KernelStream, Plugin, Result,
+    Segment, Stage,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -121,6 +124,31 @@ impl BoundCoder for BoundRaw {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> Option<CoderKernel> {
+        Some(CoderKernel::new(Kernel::new(include_str!("raw.wgsl"), Vec::new()), 0, 0))
+    }
+
+    fn kernel_stream(&self, segments: &[Segment], bytes: &[u8]) -> Result<KernelStream> {
+        let mut places = Vec::with_capacity(segments.len());
+        let mut begin = 0;
+        for segment in segments {
+            places.push([0, begin as u32]);
+            begin += packed_len(segment);
+        }
+        if bytes.len() != begin || u32::try_from(begin).is_err() {
+            return Err(Error::corrupt("packed symbols of the wrong length"));
+        }
+        for (segment, place) in segments.iter().zip(&places) {
+            // Only the last byte of a segment has any.
+            let used = segment.len() * width(segment) as usize;
+            let last = bytes.get(place[1] as usize + used / 8).filter(|_| !used.is_multiple_of(8));
+            if last.is_some_and(|byte| byte >> (used % 8) != 0) {
+                return Err(Error::corrupt("padding that is not zero"));
+            }
+        }
+        Ok(KernelStream::new(places, Vec::new()))
     }
 
     fn ideal_bits(&self, segments: &[Segment], _: &[u8]) -> Option<f64> {

@@ -21,8 +21,8 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Build, Error, Part, Plane, Plugin, Result, Role, Stage, TileCx, Transform,
-    config, settings,
+    BindCx, BoundTransform, Build, Error, Kernel, Part, Plane, Plugin, Result, Role, Stage, TileCx,
+    Transform, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,10 @@ impl BoundTransform for Bound {
 
     fn row_multiple(&self) -> usize {
         self.group
+    }
+
+    fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
+        Some(Kernel::new(include_str!("anchor_delta.wgsl"), vec![self.group as u32]))
     }
 
     fn forward(

@@ -48,8 +48,8 @@ mod unit;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, Calibrator, EscapeReader, EscapeWriter, Kind, List, Part,
-    PartCx, Plane, Plugin, Quantizer, Result, Role, Stage, TileCx, config, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, Calibrator, EscapeReader, EscapeWriter, Kernel, Kind, List,
+    Part, PartCx, Plane, Plugin, Quantizer, Result, Role, Stage, TileCx, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
@@ -308,6 +308,26 @@ impl BoundQuantizer for Bound {
 
     fn escapes(&self) -> bool {
         self.escapes
+    }
+
+    fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
+        let mut data = Vec::new();
+        for modes in &self.modes {
+            for part in 0..4 {
+                data.extend(modes.get(part).map_or([0; 4], |mode| match mode {
+                    Mode::Absmax(absmax) => absmax.words(),
+                    Mode::Step(step) => step.words(),
+                }));
+            }
+        }
+        Some(Kernel::new(include_str!("bins.wgsl"), data))
+    }
+
+    fn escaped(&self, plane: &Plane, part: usize, value: i32) -> Result<f32> {
+        match self.mode(plane, part) {
+            Some(Mode::Step(step)) => step.escaped(value),
+            _ => Err(cacheg_core::Error::corrupt("an escaped value without its symbol")),
+        }
     }
 
     fn quantize(

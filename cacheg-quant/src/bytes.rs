@@ -18,8 +18,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, Dtype, EscapeReader, EscapeWriter, Part, PartCx, Plane, Plugin,
-    Quantizer, Result, Stage, TileCx, config, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, Dtype, EscapeReader, EscapeWriter, Kernel, Part, PartCx, Plane,
+    Plugin, Quantizer, Result, Stage, TileCx, config, dtype_code, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde_json::Value;
@@ -79,6 +79,11 @@ impl BoundQuantizer for Bytes {
 
     fn exact(&self) -> bool {
         true
+    }
+
+    fn kernel(&self, planes: &[Plane]) -> Option<Kernel> {
+        let of = |plane: &Plane| [plane.shape.dtype.size() as u32, dtype_code(plane.shape.dtype)];
+        Some(Kernel::new(include_str!("bytes.wgsl"), planes.iter().flat_map(of).collect()))
     }
 
     fn quantize(

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Build, Plugin, Result, Stage, TileCx, Transform, config, settings,
+    BindCx, BoundTransform, Build, Kernel, Plane, Plugin, Result, Stage, TileCx, Transform, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde_json::Value;
@@ -66,6 +66,10 @@ impl BoundTransform for Identity {
 
     fn exact(&self) -> bool {
         true
+    }
+
+    fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
+        Some(Kernel::new(include_str!("identity.wgsl"), Vec::new()))
     }
 
     fn forward(

@@ -18,8 +18,8 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    Accumulator, BindCx, BoundTransform, Build, Calibrator, Error, PartCx, Plane, Plugin, Result, Seen,
-    Source, Stage, StageData, TileCx, Transform, config, settings,
+    Accumulator, BindCx, BoundTransform, Build, Calibrator, Error, Kernel, PartCx, Plane, Plugin, Result,
+    Seen, Source, Stage, StageData, TileCx, Transform, config, settings,
 };
 use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -134,6 +134,17 @@ impl BoundTransform for Bound {
 
     fn independent_rows(&self) -> bool {
         true
+    }
+
+    fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
+        let mut data = Vec::new();
+        let mut next = self.means.len();
+        for means in &self.means {
+            data.push(next as u32);
+            next += means.len();
+        }
+        data.extend(self.means.iter().flatten().map(|mean| mean.to_bits()));
+        Some(Kernel::new(include_str!("mean.wgsl"), data))
     }
 
     fn forward(

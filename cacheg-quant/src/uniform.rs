@@ -38,8 +38,8 @@ mod grid;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, Error, EscapeReader, EscapeWriter, Kind, List, Part, PartCx,
-    Plane, Plugin, Quantizer, Result, Stage, TileCx, config, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, Error, EscapeReader, EscapeWriter, Kernel, Kind, List, Part,
+    PartCx, Plane, Plugin, Quantizer, Result, Stage, TileCx, config, settings,
 };
 use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -248,6 +248,15 @@ impl BoundQuantizer for Bound {
 
     fn row_multiple(&self) -> usize {
         self.row_multiple
+    }
+
+    fn kernel(&self, planes: &[Plane]) -> Option<Kernel> {
+        let of = |plane: &Plane| {
+            let layout = layout_of(&self.layouts, plane);
+            let [zero, steps, centre, format] = layout.rule.words();
+            [u32::from(layout.axis == Axis::Channel), layout.group as u32, zero, steps, centre, format, 0, 0]
+        };
+        Some(Kernel::new(include_str!("uniform.wgsl"), planes.iter().flat_map(of).collect()))
     }
 
     fn quantize(

@@ -23,6 +23,7 @@
 
 mod builtins;
 pub mod compare;
+mod device;
 pub mod flow;
 #[cfg(feature = "net")]
 pub mod levels;
@@ -42,8 +43,11 @@ pub use cacheg_core::{
 pub use builtins::builtins;
 #[cfg(feature = "net")]
 pub use builtins::transports;
+#[cfg(feature = "gpu")]
+pub use cacheg_gpu as gpu;
 #[cfg(feature = "net")]
 pub use cacheg_net as net;
+pub use device::Device;
 pub use presets::{PRESETS, Preset, preset};
 
 /// A real KV cache to try things on: 168 tokens of a novel through SmolLM2-135M-Instruct, all 30 layers, f16.

@@ -8,14 +8,23 @@ use crate::{Result, run};
 /// Set to anything but `0` or nothing, it keeps this program from installing packages. What needs them fails then.
 const OPT_OUT: &str = "CACHEG_NO_INSTALL";
 
-/// Installs the server that the tests of cacheg-net's `redis:` transport start, and the clock that those of `cacheg` set,
-/// unless they are there.
+/// Installs what tests need, unless it is there: a Vulkan driver that works without a GPU, the server of cacheg-net's
+/// `redis:` transport, and the clock that tests of `cacheg` set.
 ///
 /// # Errors
-/// As [`install`].
+/// As [`install`], of the first that fails; the others are tried all the same.
 pub(crate) fn tests() -> Result {
-    install("redis-server", works("redis-server", &["--version"]))?;
-    install("faketime", works("faketime", &["-f", "+0", "true"]))
+    let driver = |folder: &str| {
+        let files = std::fs::read_dir(format!("{folder}/vulkan/icd.d"));
+        files.is_ok_and(|mut files| files.next().is_some())
+    };
+    let drivers = ["/usr/share", "/usr/local/share", "/etc"].into_iter().any(driver);
+    let results = [
+        install("mesa-vulkan-drivers", drivers),
+        install("redis-server", works("redis-server", &["--version"])),
+        install("faketime", works("faketime", &["-f", "+0", "true"])),
+    ];
+    results.into_iter().collect()
 }
 
 /// Installs the C library that the feature `peers` of cacheg-bench links with, unless it is there.
@@ -59,7 +68,7 @@ fn apt(package: &str, args: &[&str]) -> Result {
     result.map_err(|message| format!("{message}; install {package} as root"))
 }
 
-fn works(program: &str, args: &[&str]) -> bool {
+pub(crate) fn works(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())

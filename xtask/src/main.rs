@@ -1,5 +1,6 @@
 //! `cargo xtask test` runs all tests; `cargo xtask check` is what CI runs: the tests and all other gates.
 
+mod dawn;
 mod deps;
 mod msrv;
 
@@ -11,7 +12,8 @@ const USAGE: &str = "\
 cargo xtask test     all tests: workspace, doctests, the third-party example; installs what they need (test-deps)
 cargo xtask check    what CI runs: fmt, clippy, docs, features one by one, MSRV, and all tests
 cargo xtask test-deps
-                     install what the tests need (Debian and its kin): redis-server, faketime
+                     install what the tests need (Debian and its kin): redis-server, faketime, a Vulkan driver
+cargo xtask dawn     GPU programs on Dawn, a second WebGPU (needs node and npm; on Debian 12 fetches a newer Mesa)
 cargo xtask bench-deps
                      install what `cacheg-bench --features peers` links with (Debian and its kin)
 cargo xtask fuzz [SECONDS] [TARGET ...]
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => test(),
         ["check"] => check(),
+        ["dawn"] => dawn::dawn(&root()),
         ["test-deps"] => deps::tests(),
         ["bench-deps"] => deps::peers(),
         ["fuzz", rest @ ..] => fuzz(rest),
@@ -80,7 +83,7 @@ fn target_dir() -> String {
 }
 
 /// Features that no crate has by default, and that need nothing which `deps::tests` does not install.
-const TESTED: &str = "cacheg-core/testkit,cacheg-net/redis,cacheg-net/s3,cacheg-net/serve";
+const TESTED: &str = "cacheg/gpu,cacheg-core/testkit,cacheg-net/redis,cacheg-net/s3,cacheg-net/serve";
 
 fn test() -> Result {
     if let Err(message) = deps::tests() {
@@ -110,8 +113,18 @@ fn check() -> Result {
     cargo("", &DENY, &["doc", "--workspace", "--no-deps", "--all-features"])?;
     cargo("fuzz", &env, &["check"])?;
     test()?;
+    second_webgpu()?;
     language_model()?;
     peers()
+}
+
+/// What naga and wgpu accept may be refused, or be computed otherwise, by another implementation.
+fn second_webgpu() -> Result {
+    if !deps::works("node", &["--version"]) || !deps::works("npm", &["--version"]) {
+        eprintln!("\n== SKIPPED: GPU programs on Dawn: there is no node or no npm");
+        return Ok(());
+    }
+    dawn::dawn(&root())
 }
 
 /// What needs a language model: on tiny ones always, on a real one if it can be fetched.

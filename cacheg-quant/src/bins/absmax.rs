@@ -24,6 +24,11 @@ impl Absmax {
         Alphabet { size: self.bins, escape: false }
     }
 
+    /// For WGSL.
+    pub(super) fn words(&self) -> [u32; 4] {
+        [1, u32::from(self.bins), u32::from(self.format == ScaleFormat::Bf16), 0]
+    }
+
     /// `C`: the symbol of zero, and the largest `|q|` that is written.
     fn centre(&self) -> u16 {
         self.bins / 2 - 1

@@ -32,6 +32,20 @@ impl Step {
         Alphabet { size: u16::from(self.escape()) + 1, escape: true }
     }
 
+    /// For WGSL.
+    pub(super) fn words(&self) -> [u32; 4] {
+        [0, u32::from(self.reach), self.step.to_bits(), 0]
+    }
+
+    /// The value of an escape.
+    ///
+    /// # Errors
+    /// If it is infinite.
+    pub(super) fn escaped(&self, value: i32) -> Result<f32> {
+        let value = value as f32 * self.step;
+        if value.is_finite() { Ok(value) } else { Err(Error::corrupt("an escaped value that is too large")) }
+    }
+
     fn escape(&self) -> u8 {
         2 * self.reach + 1
     }
@@ -106,10 +120,7 @@ impl Step {
             if symbols.contains(&escape) {
                 for (col, (out, symbol)) in out.values_mut(row, 0..cols).zip(symbols).enumerate() {
                     if *symbol == escape {
-                        *out = escapes.next(row * cols + col)? as f32 * self.step;
-                        if !out.is_finite() {
-                            return Err(Error::corrupt("an escaped value that is too large"));
-                        }
+                        *out = self.escaped(escapes.next(row * cols + col)?)?;
                     }
                 }
             }

@@ -29,6 +29,12 @@ impl Rule {
         (self.steps as i32 + self.centre + 1) as u16
     }
 
+    /// For WGSL: zero points, steps, centre, format.
+    pub(super) fn words(&self) -> [u32; 4] {
+        let bf16 = self.format == ScaleFormat::Bf16;
+        [u32::from(self.zero), self.steps as u32, self.centre.cast_unsigned(), u32::from(bf16)]
+    }
+
     /// The symbol of `q = 0`.
     #[inline(always)]
     pub(super) fn centre(&self) -> i32 {

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cacheg::core::{Backend, Cpu, Importance, ResultExt};
+use cacheg::core::{Importance, ResultExt};
 use cacheg::{Error, KvFile, Limits, Pipeline, Preset, Profile, Registry, Result, Statistics};
 
 /// Which pipeline.
@@ -71,21 +71,4 @@ pub(crate) fn container(path: &Path) -> Result<Vec<u8>> {
     let mut file = file;
     file.read_to_end(&mut bytes).map_err(|e| Error::io("cannot read", path, e))?;
     Ok(bytes)
-}
-
-/// Where to decode.
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Device {
-    /// The best that is linked; today the CPU
-    Auto,
-    /// All cores
-    Cpu,
-}
-
-impl Device {
-    pub(crate) fn backend(self) -> Box<dyn Backend> {
-        match self {
-            Self::Auto | Self::Cpu => Box::new(Cpu),
-        }
-    }
 }

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use cacheg::core::{Container, ResultExt, kv_metadata, write_kv};
 use cacheg::output::OutputFile;
-use cacheg::{Limits, Result, flow};
+use cacheg::{Device, Limits, Result, flow};
 use serde_json::json;
 
-use super::args::{self, Device};
+use super::args;
 use cacheg::report::{Report, progress};
 
 #[derive(clap::Args)]
@@ -24,8 +24,8 @@ pub(crate) struct Args {
     /// The profile that the container was encoded with, if any
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Where to decode
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Where to decode: auto, cpu, gpu, hybrid (both), or gpu:NAME, hybrid:NAME
+    #[arg(long, default_value = "auto")]
     device: Device,
     /// Refuse containers that decode to more than this
     #[arg(long, value_name = "GIB", default_value = "64")]
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (rows, header) = (container.rows() as u64, container.header);
     let mut out = OutputFile::create(&args.output, args.force)?;
     let bar = progress(header.geometry.values_per_token() * rows, "decoding");
-    let backend = args.device.backend();
+    let backend = args.device.open()?;
     let decode = flow::Decode { registry: &registry, profile: profile.as_ref(), backend: &*backend };
     let start = Instant::now();
     let decoded = decode.run(&bytes, &limits, &|n| bar.inc(n)).at(|| args.input.display())?;

@@ -12,8 +12,8 @@ use cacheg::output::OutputFile;
 use cacheg::{Error, Result};
 use serde_json::json;
 
-use super::args::Device;
 use super::stores::{self, StoreArgs};
+use cacheg::Device;
 use cacheg::report::{Report, progress};
 use indicatif::ProgressBar;
 
@@ -51,8 +51,8 @@ pub(crate) struct Args {
     /// Be done as soon as all chunks are there, instead of using the time until the deadline for better ones
     #[arg(long)]
     asap: bool,
-    /// Where to decode
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Where to decode: auto, cpu, gpu, hybrid (both), or gpu:NAME, hybrid:NAME
+    #[arg(long, default_value = "auto")]
     device: Device,
     /// A picture (SVG) of what was done when
     #[arg(long, value_name = "FILE")]
@@ -133,7 +133,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     options.connections = usize::from(args.connections);
     options.recompute = args.recompute.map(|time| time / 1_000);
     options.asap = args.asap;
-    options.backend = args.device.backend().into();
+    options.backend = args.device.open()?.into();
     let shown =
         Shown { file: FileReceiver::new(&args.output), bar: progress(1, "fetching"), missing: Vec::new() };
     let receiver = Arc::new(Mutex::new(shown));

@@ -4,6 +4,8 @@ mod args;
 mod compare;
 mod decode;
 mod demo;
+#[cfg(feature = "gpu")]
+mod devices;
 mod encode;
 #[cfg(feature = "net")]
 mod fetch;
@@ -74,6 +76,9 @@ enum Command {
     Serve(serve::Args),
     /// List the stages that are linked
     Stages(list::Args),
+    /// List GPUs and what they can do
+    #[cfg(feature = "gpu")]
+    Devices(devices::Args),
     /// List the presets
     Presets(list::Args),
 }
@@ -118,6 +123,8 @@ fn run(cli: Cli) -> Result<()> {
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args, cli.threads),
         Command::Stages(args) => list::stages(&args),
+        #[cfg(feature = "gpu")]
+        Command::Devices(args) => devices::run(&args),
         Command::Presets(args) => list::presets(&args),
     }
 }

@@ -67,7 +67,7 @@ fn fetches_do_not_mind() {
     let at = folder.path();
     ok(at, &["publish", sample(), "--to", "store", "--chunk-tokens", "48", "--levels", "lossless"]);
     let clock = Clock::new(at);
-    let server = Server::by(|command| drop(clock.rule(command)), at, "127.0.0.1:0", &[]);
+    let server = Server::by(|command| _ = clock.rule(command), at, "127.0.0.1:0", &[]);
     // About three megabytes at 1.5 MB/s.
     let url = format!("shaped+{}#rate=12Mbps", server.url());
     let args = ["fetch", &url, "-o", "x.safetensors", "--slo", "10s", "--asap", "--json"];
@@ -146,7 +146,7 @@ fn tokens_expire_by_the_servers_clock() {
     std::fs::write(at.join("token"), "secret").unwrap();
     let clock = Clock::new(at);
     let server =
-        Server::by(|command| drop(clock.rule(command)), at, "127.0.0.1:0", &["--token-file", "tokens"]);
+        Server::by(|command| _ = clock.rule(command), at, "127.0.0.1:0", &["--token-file", "tokens"]);
     let url = server.url();
     ok(at, &["fetch", &url, "-o", "x.safetensors", "--token-file", "token"]);
     clock.set("+200000d");

@@ -12,7 +12,9 @@
 
 use std::sync::Arc;
 
-use cacheg_core::{BindCx, BoundTransform, Build, Error, Plugin, Result, Stage, TileCx, Transform};
+use cacheg_core::{
+    BindCx, BoundTransform, Build, Error, Kernel, Plane, Plugin, Result, Stage, TileCx, Transform,
+};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -94,6 +96,11 @@ impl Pair {
 }
 
 impl BoundTransform for Pair {
+    fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
+        let halves = matches!(self.pairs, Pairs::Halves);
+        Some(Kernel::new(include_str!("pair.wgsl"), vec![halves.into()]))
+    }
+
     fn forward(
         &self,
         _: &TileCx<'_>,

@@ -1,0 +1,140 @@
+//! Stages as WGSL: the text and the parameters that a GPU backend composes into programs. Core knows no GPU.
+//!
+//! A stage that can be undone on a GPU offers a [`Kernel`]: WGSL text and a block of words that the text reads. `$name` in
+//! the text is the stage's own `name`, so that stages cannot collide; these are special:
+//!
+//! | | |
+//! |---|---|
+//! | `$data(i)` | word `i` of the stage's block |
+//! | `$inner(p)` | of transforms: the value that the next stage gives back at place `p` |
+//!
+//! Texts are written for one place at a time: a backend asks the first transform for a value, which asks the next stage,
+//! and so on to the coder. What a text defines:
+//!
+//! * a **transform**: `fn $value(p: Place) -> f32`, its output at row and column `p.row`, `p.col`. It asks for a part by
+//!   `$inner(in_part(p, part, row))`, and for another channel by `$inner(in_col(p, col))`.
+//! * a **quantizer**: `fn $value(p: Place) -> f32`, from `symbol(p, symbol_plane)`, `side_u16(p, i)` (the `i`-th two bytes
+//!   of the part's side information) and, where the symbol is an escape, `escape(p)`: what
+//!   [`escaped`](crate::BoundQuantizer::escaped) made of it. An [`exact`](crate::BoundQuantizer::exact) one also defines
+//!   `fn $element(p: Place) -> u32`, the element's bits.
+//! * a **coder**: `fn $symbol(segment: u32, row: u32, col: u32) -> u32`, and what [`CoderKernel`] says.
+//!
+//! All may use `Place { plane, part, row, col, tile, at }`, `part_rows(p)`, `part_cols(p)`, `widen(dtype, bits)`,
+//! `narrow(dtype, value)` (`dtype` as [`dtype_code`]), and `fault(tile, code)` with one of the constants `FAULT_…`, which
+//! makes decoding fail as an error of the CPU's would. `cacheg-gpu/src/wgsl/prelude.wgsl` is the reference.
+//!
+//! Bits must be those of the CPU's inverse: keep to `+ − ×`, of which every product that is added to something is exact
+//! (contraction must not matter), and round in integers; WGSL's division and conversions do not round as IEEE 754 does.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::Dtype;
+
+/// A stage's share of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Kernel {
+    /// WGSL text.
+    pub source: Cow<'static, str>,
+    /// What `$data(i)` reads.
+    pub data: Vec<u32>,
+}
+
+impl Kernel {
+    /// A text and its parameters.
+    pub fn new(source: impl Into<Cow<'static, str>>, data: Vec<u32>) -> Self {
+        Self { source: source.into(), data }
+    }
+}
+
+/// A coder's share of a program.
+///
+/// Streams consist of runs that are decoded independently, each by so many invocations, which keep what they know from
+/// dispatch to dispatch. With lanes, the text also defines `fn $decode(run: Run, lane: u32)`: it takes the run's units from
+/// `run.first` to `run.end`, reads and writes `state(run, i)` and `set_state(run, i, word)`, and leaves the symbols where
+/// `$symbol` finds them, in the segments' scratch (`scratch_get`, `scratch_set`). `run.first` and `run.end` are the same for
+/// all lanes of a run. If there are several they may use barriers, and `ballot(lane, vote)`, which tells all of them who votes
+/// (bit `i` for lane `i`)
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CoderKernel {
+    /// Text and parameters.
+    pub kernel: Kernel,
+    /// Invocations of a run; 0 if `$symbol` reads the stream itself and nothing needs to run before.
+    pub lanes: u32,
+    /// Words of state of each run.
+    pub state: u32,
+}
+
+impl CoderKernel {
+    /// A coder's text, parameters and shape.
+    pub fn new(kernel: Kernel, lanes: u32, state: u32) -> Self {
+        Self { kernel, lanes, state }
+    }
+}
+
+/// How a stream is decoded by a [`CoderKernel`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KernelStream {
+    /// Of each segment: words of scratch, and a word of the coder's own.
+    pub segments: Vec<[u32; 2]>,
+    /// What is decoded.
+    pub runs: Vec<KernelRun>,
+}
+
+impl KernelStream {
+    /// Segments and runs.
+    pub fn new(segments: Vec<[u32; 2]>, runs: Vec<KernelRun>) -> Self {
+        Self { segments, runs }
+    }
+}
+
+/// A part of a stream that is decoded by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KernelRun {
+    /// Its bytes in the stream.
+    pub bytes: Range<u32>,
+    /// Its segments.
+    pub segments: Range<u32>,
+    /// A word of the coder's own.
+    pub own: u32,
+    /// Units of work, which dispatches can be cut between.
+    pub units: u32,
+    /// Most loop iterations of one unit.
+    pub cost: u32,
+}
+
+impl KernelRun {
+    /// A run.
+    pub fn new(bytes: Range<u32>, segments: Range<u32>, own: u32, units: u32, cost: u32) -> Self {
+        Self { bytes, segments, own, units, cost }
+    }
+}
+
+/// All kernels of a plan, in the order of its stages, with their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Kernels {
+    /// Of the transforms.
+    pub transforms: Vec<(String, Kernel)>,
+    /// Of the quantizer.
+    pub quantizer: (String, Kernel),
+    /// Of the coder.
+    pub coder: (String, CoderKernel),
+    /// Whether elements come from the quantizer as they are, not by way of values.
+    pub exact: bool,
+}
+
+/// The number of an element type in WGSL: 0 to 4 for f16, bf16, f32, f8 e4m3 and f8 e5m2.
+pub fn dtype_code(dtype: Dtype) -> u32 {
+    match dtype {
+        Dtype::F16 => 0,
+        Dtype::Bf16 => 1,
+        Dtype::F32 => 2,
+        Dtype::F8E4m3 => 3,
+        Dtype::F8E5m2 => 4,
+    }
+}

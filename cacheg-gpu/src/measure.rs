@@ -1,0 +1,80 @@
+//! Decoding one window after the other, with a clock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cacheg_core::{Chunk, KvViewMut, Plan, Result};
+
+use crate::Gpu;
+use crate::backend::{WINDOW, all_groups, store};
+use crate::engine::submit;
+use crate::recording::{Pass, Recording};
+use crate::work::{Target, Work, windows};
+
+/// Where the time of decoding a chunk goes. Nothing overlaps here: a decoder is faster than the sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Measured {
+    /// Host: checksums, escapes, records.
+    pub prepare: Duration,
+    /// Host: buffers, uploads, commands.
+    pub submit: Duration,
+    /// Until the device was done.
+    pub device: Duration,
+    /// Host: mapping memory and copying elements to their planes.
+    pub read: Duration,
+    /// Of `device`: undoing the entropy coding, where the device can tell.
+    pub decode: Option<Duration>,
+    /// Of `device`: making elements, where the device can tell.
+    pub reconstruct: Option<Duration>,
+    /// Bytes that were uploaded.
+    pub uploaded: u64,
+    /// Bytes of symbols that one pass wrote and the next read.
+    pub scratch: u64,
+    /// Bytes that came back.
+    pub downloaded: u64,
+    /// Dispatches.
+    pub dispatches: usize,
+}
+
+impl Gpu {
+    /// Decodes a chunk step by step into `view`, the chunk's first token at row 0.
+    ///
+    /// # Errors
+    /// As decoding.
+    pub fn measure(&self, plan: Arc<Plan>, chunk: &Chunk<'_>, view: &mut KvViewMut<'_>) -> Result<Measured> {
+        let decoder = self.open_decoder(plan)?;
+        chunk.decode_exact(&decoder.plan, view, 0)?;
+        let (row, device) = (chunk.exact_rows()[0], self.device());
+        let mut measured = Measured::default();
+        let mut timed = [Duration::ZERO; 2];
+        for tiles in windows(chunk, &decoder.plan, all_groups(chunk), WINDOW) {
+            let start = Instant::now();
+            let work = Work::new(chunk, &decoder.plan, &decoder.program, &tiles, Target::Window)?;
+            measured.uploaded += 4 * (work.payload.len() + work.table.len()) as u64;
+            measured.scratch += 4 * work.scratch_words as u64;
+            measured.downloaded += 4 * work.output_words as u64;
+            let recording = Recording::new(&decoder.program, work, false);
+            measured.dispatches += recording.dispatches.len();
+            let prepared = Instant::now();
+            let submitted = submit(device, &decoder.pipelines, recording, None, true)?;
+            let sent = Instant::now();
+            submitted.wait(device)?;
+            let done = Instant::now();
+            submitted.finish(device, |results| {
+                for (pass, time) in &results.passes {
+                    timed[usize::from(*pass != Pass::Decode)] += *time;
+                }
+                store(results, view.planes_mut(), row);
+            })?;
+            measured.prepare += prepared - start;
+            measured.submit += sent - prepared;
+            measured.device += done - sent;
+            measured.read += done.elapsed();
+        }
+        if self.info().timestamps {
+            (measured.decode, measured.reconstruct) = (Some(timed[0]), Some(timed[1]));
+        }
+        Ok(measured)
+    }
+}

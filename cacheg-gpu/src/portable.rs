@@ -1,0 +1,73 @@
+//! Recordings for other WebGPU implementations: everything they need, as plain data.
+
+use cacheg_core::{Chunk, Plan, Result};
+
+use crate::backend::all_groups;
+use crate::program::{Program, Variant};
+use crate::recording::{Pass, Recording};
+use crate::work::{Target, Work, windows};
+
+/// What decodes a chunk on any implementation of WebGPU.
+///
+/// Group 0 has eight buffers: 0 the uniform window of a dispatch; read-only storage 1 `payload`, 2 `table`, 3 `data`;
+/// storage 4 of `scratch_words`, 5 of `state_words`, 6 of `output_words` and 7 of `fault_words` words, all zeros at first.
+/// Dispatches follow each other; then 7 must hold zeros and 6 the planes, one after the other, `[heads, tokens, head_dim]`, each
+/// at a multiple of four bytes.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Portable {
+    /// WGSL.
+    pub source: String,
+    /// The stages' parameters.
+    pub data: Vec<u32>,
+    /// Coded tiles.
+    pub payload: Vec<u32>,
+    /// Records.
+    pub table: Vec<u32>,
+    /// Words of symbols.
+    pub scratch_words: usize,
+    /// Words of states.
+    pub state_words: usize,
+    /// Words of elements.
+    pub output_words: usize,
+    /// Words of faults.
+    pub fault_words: usize,
+    /// Contents of the uniform buffer, 80 bytes each.
+    pub windows: Vec<Vec<u32>>,
+    /// Entry point, number of the window, workgroups.
+    pub dispatches: Vec<(&'static str, usize, [u32; 3])>,
+}
+
+impl Portable {
+    /// Records decoding a chunk as one window, in WebGPU's baseline; exact tokens are not part of it.
+    ///
+    /// # Errors
+    /// If a stage has no WGSL, or a tile is corrupt.
+    pub fn new(chunk: &Chunk<'_>, plan: &Plan) -> Result<Option<Self>> {
+        let program = Program::new(plan, Variant::Portable)?;
+        let tiles = windows(chunk, plan, all_groups(chunk), usize::MAX);
+        let [tiles] = tiles.as_slice() else { return Ok(None) };
+        let work = Work::new(chunk, plan, &program, tiles, Target::Window)?;
+        let Recording { work, windows, dispatches } = Recording::new(&program, work, false);
+        let name = |pass| match pass {
+            Pass::Decode => "decode",
+            Pass::Reconstruct => "reconstruct",
+            Pass::CheckEscapes => "check_escapes",
+        };
+        Ok(Some(Self {
+            source: program.source,
+            data: program.data,
+            payload: work.payload,
+            table: work.table,
+            scratch_words: work.scratch_words,
+            state_words: work.state_words,
+            output_words: work.output_words,
+            fault_words: work.names.len(),
+            windows: windows
+                .iter()
+                .map(|window| bytemuck::cast_slice(std::slice::from_ref(window)).to_vec())
+                .collect(),
+            dispatches: dispatches.iter().map(|d| (name(d.pass), d.window, d.groups)).collect(),
+        }))
+    }
+}

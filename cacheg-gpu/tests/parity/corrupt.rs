@@ -1,0 +1,58 @@
+//! Damaged streams: the CPU's verdict, and its values where it finds nothing.
+
+use cacheg_core::testkit::{Random, models};
+use cacheg_core::{ErrorKind, reseal};
+
+use super::{both, cache, encode};
+
+fn mutations(spec: &str, count: usize) {
+    let geometry = &models().unwrap()[0].geometry;
+    let bytes = encode(&cache(geometry, 150, 3).view(), spec).unwrap();
+    let mut random = Random::new(11);
+    let (mut found, mut harmless) = (0, 0);
+    for _ in 0..count {
+        let mut damaged = bytes.clone();
+        for _ in 0..=random.below(3) {
+            // Behind the header: what it says is checked before any device sees the chunk.
+            let at = bytes.len() / 2 + random.below(bytes.len() / 2);
+            damaged[at] ^= 1 << random.below(8);
+        }
+        reseal::chunk(&mut damaged);
+        let Some([cpu, gpu]) = both(&damaged) else { continue };
+        match (cpu, gpu) {
+            (Ok(cpu), Ok(gpu)) => {
+                assert!(cpu == gpu, "{spec}");
+                harmless += 1;
+            }
+            (Err(cpu), Err(gpu)) => {
+                assert_eq!(
+                    (cpu.kind(), gpu.kind()),
+                    (ErrorKind::Corrupt, ErrorKind::Corrupt),
+                    "{cpu} / {gpu}"
+                );
+                found += 1;
+            }
+            (cpu, gpu) => panic!("{spec}: CPU {:?}, GPU {:?}", cpu.map(drop), gpu.map(drop)),
+        }
+    }
+    assert!(found + harmless > count / 2, "{spec}: {found} found, {harmless} harmless");
+}
+
+#[test]
+fn rans() {
+    mutations("mean|bins(step=0.4;reach=15)|rans(tables=class)", 400);
+    mutations("bins(step=0.1;reach=127)|rans(tables=class)", 400);
+    mutations("mean|bins(step=0.4;reach=15)|rans(contexts=3)", 400);
+}
+
+#[test]
+fn range() {
+    mutations("anchor-delta|bins(step=0.5)|range(tables=class)", 400);
+    mutations("bins|range(tables=class;streams=channel)", 400);
+}
+
+#[test]
+fn raw() {
+    mutations("bins(k=5;v=20)|raw", 400);
+    mutations("uniform(bits=3;group=3;zero=true)|raw", 400);
+}

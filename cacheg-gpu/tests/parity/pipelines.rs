@@ -1,0 +1,61 @@
+//! All pipelines on all kinds of models.
+
+use cacheg_core::testkit::models;
+use cacheg_core::{Dtype, Geometry, LayerGroup, Shape};
+
+use super::{both, cache, encode};
+
+const ELEMENTWISE: &[&str] = &[
+    "sinks(first=4)|mean|bins(step=0.4;level=1;reach=15)|rans(tables=channel;carried=class)",
+    "sinks(first=1;last=2)|mean|bins(step=0.4;level=0.5;reach=31)|rans(contexts=3)",
+    "anchor-delta(group=10)|bins(step=0.5,1,1.5;level=0.5)|range(tables=channel;carried=class)",
+    "anchor-delta(group=3)|bins(scale=f16;anchor=200)|rans",
+    "identity|bins(k=32,16,16;v=32,16;scale=f16)|range(tables=channel;streams=channel;cdf=33)",
+    "bins(k=5;v=255)|raw",
+    "uniform(bits=8;axis=token;group=32)|raw",
+    "uniform(bits=3;axis=token;group=0)|rans",
+    "uniform(bits=4;axis=channel,token;group=32;zero=true;scale=bf16)|raw",
+    "uniform(bits=2;axis=channel;group=5;zero=true)|range",
+    "bytes|rans(tables=class;classes=256)",
+    "identity|bytes|raw",
+    "mean|uniform(bits=5)|range(streams=channel)",
+];
+
+fn check(geometry: &Geometry, tokens: usize, spec: &str) {
+    let bytes =
+        encode(&cache(geometry, tokens, 7).view(), spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
+    let [cpu, gpu] = both(&bytes).unwrap();
+    let gpu = gpu.unwrap_or_else(|error| panic!("{spec}: {error}"));
+    assert!(cpu.unwrap() == gpu, "{spec}, {tokens} tokens, {geometry:?}");
+}
+
+#[test]
+fn every_model_and_pipeline() {
+    for model in models().unwrap() {
+        for spec in ELEMENTWISE {
+            for tokens in [0, 1, 2, 33, 70] {
+                check(&model.geometry, tokens, spec);
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_of_thousands_of_rows_and_several_windows() {
+    let shape = |heads, head_dim| Some(Shape { heads, head_dim, dtype: Dtype::F16 });
+    let layers = LayerGroup { repeat: 2, key: shape(1, 16), value: shape(3, 64), latent: None, rope: None };
+    let geometry = Geometry::new([layers]).unwrap();
+    for spec in ELEMENTWISE {
+        check(&geometry, 2_500, spec);
+    }
+}
+
+#[test]
+fn stages_without_wgsl_are_named() {
+    let geometry = &models().unwrap()[0].geometry;
+    let bytes = encode(&cache(geometry, 64, 1).view(), "mean|uniform(bits=4)|zstd").unwrap();
+    let [cpu, gpu] = both(&bytes).unwrap();
+    cpu.unwrap();
+    let message = gpu.unwrap_err().to_string();
+    assert!(message.contains("stage `zstd` has no WGSL"), "{message}");
+}
