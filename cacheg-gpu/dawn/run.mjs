@@ -84,7 +84,7 @@ async function run(recorded) {
   const group = device.createBindGroup({
     layout,
     entries: [
-      { binding: 0, resource: { buffer: windows, size: 80 } },
+      { binding: 0, resource: { buffer: windows, size: 4 * recorded.windows[0].length } },
       ...buffers.map((buffer, index) => ({ binding: index + 1, resource: { buffer } })),
     ],
   });

@@ -32,7 +32,7 @@ pub struct Portable {
     pub output_words: usize,
     /// Words of faults.
     pub fault_words: usize,
-    /// Contents of the uniform buffer, 80 bytes each.
+    /// Contents of the uniform buffer, for each window; they must be aligned as uniform offsets are.
     pub windows: Vec<Vec<u32>>,
     /// Entry point, number of the window, workgroups.
     pub dispatches: Vec<(&'static str, usize, [u32; 3])>,
