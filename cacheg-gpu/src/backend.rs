@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     name: String,
     tested: SelfTest,
     /// Programs by their text: plans of one pipeline have the same, with parameters of their own.
-    compiled: Mutex<BTreeMap<String, Arc<Compiled>>>,
+    compiled: Mutex<BTreeMap<(bool, String), Arc<Compiled>>>,
 }
 
 impl Gpu {
@@ -92,11 +92,12 @@ impl Shared {
     fn compiled(&self, program: &Program) -> Result<Arc<Compiled>, GpuError> {
         // Held while compiling: another thread would only compile the same.
         let mut known = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = known.get(&program.source) {
+        let key = (program.whole_words, program.source.clone());
+        if let Some(compiled) = known.get(&key) {
             return Ok(compiled.clone());
         }
         let compiled = Arc::new(Compiled::new(&self.device, program)?);
-        known.insert(program.source.clone(), compiled.clone());
+        known.insert(key, compiled.clone());
         Ok(compiled)
     }
 }

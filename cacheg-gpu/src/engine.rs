@@ -97,7 +97,7 @@ impl Compiled {
         };
         Self {
             decode: (program.lanes > 0).then(|| pipeline("decode")),
-            reconstruct: pipeline("reconstruct"),
+            reconstruct: pipeline(if program.whole_words { "reconstruct" } else { "reconstruct_any" }),
             check_escapes: pipeline("check_escapes"),
             layout,
         }

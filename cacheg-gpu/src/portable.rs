@@ -51,7 +51,8 @@ impl Portable {
         let Recording { work, windows, dispatches } = Recording::new(&program, work, false);
         let name = |pass| match pass {
             Pass::Decode => "decode",
-            Pass::Reconstruct => "reconstruct",
+            Pass::Reconstruct if program.whole_words => "reconstruct",
+            Pass::Reconstruct => "reconstruct_any",
             Pass::CheckEscapes => "check_escapes",
         };
         Ok(Some(Self {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use cacheg_core::{Error, Kernel, Plan, Result};
+use cacheg_core::{Error, Kernel, Plan, Plane, Result};
 
 const PRELUDE: &str = include_str!("wgsl/prelude.wgsl");
 const TOGETHER: &str = include_str!("wgsl/decode_together.wgsl");
@@ -40,7 +40,7 @@ pub(crate) fn ballot(variant: Variant) -> &'static str {
     }
 }
 
-/// A program that decodes chunks of one plan: entry points `decode`, `reconstruct` and `check_escapes`.
+/// A program that decodes chunks of one plan: entry points `decode`, `reconstruct` or `reconstruct_any`, `check_escapes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Program {
@@ -53,6 +53,8 @@ pub struct Program {
     pub lanes: u32,
     /// Words that a run keeps between dispatches.
     pub state: u32,
+    /// Whether rows of heads are whole words, so that `reconstruct` can be used; else it is `reconstruct_any`.
+    pub whole_words: bool,
 }
 
 impl Program {
@@ -65,7 +67,15 @@ impl Program {
         let (coder, lanes, state) = (&kernels.coder.1.kernel, kernels.coder.1.lanes, kernels.coder.1.state);
         // The parameters begin with where each stage's are, so that plans of one pipeline have one text.
         let stages = kernels.transforms.len() + 2;
-        let mut program = Self { source: PRELUDE.to_owned(), data: vec![0; stages], lanes, state };
+        let whole =
+            |plane: &Plane| (plane.shape.head_dim as usize * plane.shape.dtype.size()).is_multiple_of(4);
+        let mut program = Self {
+            source: PRELUDE.to_owned(),
+            data: vec![0; stages],
+            lanes,
+            state,
+            whole_words: plan.planes().iter().all(whole),
+        };
         if lanes > 1 {
             program.line(ballot(variant));
         }

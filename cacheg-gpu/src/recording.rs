@@ -1,10 +1,15 @@
 //! What a device is told to do, as a list: made without any, and executed by `engine`.
 
+use std::ops::Range;
+
 use crate::program::{LANES, Program};
 use crate::work::{Window, Work};
 
 /// Workgroups side by side; `PER_ROW` in prelude.wgsl.
 const PER_ROW: u32 = 32_768;
+
+/// Workgroups of a dispatch in each direction, at most.
+const DEEPEST: u32 = 65_535;
 
 /// Entry points of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +54,30 @@ impl Recording {
             }
         }
         // Planes of more words than one binding can have are refused before anything is executed.
-        let groups = u32::try_from(recording.work.plane_words.div_ceil(64)).unwrap_or(u32::MAX);
-        if apart {
+        let groups = |words: usize| u32::try_from(words.div_ceil(64)).unwrap_or(u32::MAX);
+        let tile_groups = groups(recording.work.tile_words);
+        if !program.whole_words {
+            let groups = groups(recording.work.plane_words);
+            recording.dispatch(Pass::Reconstruct, window, None, groups, window.plane_count);
+        } else if apart {
             for plane in 0..window.plane_count {
-                let window = Window { plane_offset: plane, ..window };
-                recording.dispatch(Pass::Reconstruct, window, Some(plane as usize), groups, 1);
+                let first = plane * window.blocks;
+                recording.reconstruct(first..first + window.blocks, Some(plane as usize), tile_groups);
             }
         } else {
-            recording.dispatch(Pass::Reconstruct, window, None, groups, window.plane_count);
+            recording.reconstruct(0..window.plane_count * window.blocks, None, tile_groups);
         }
         recording.dispatch(Pass::CheckEscapes, window, None, window.escape_count.div_ceil(64), 1);
         recording
+    }
+
+    /// Elements of planes of tiles, in as many dispatches as it takes.
+    fn reconstruct(&mut self, planes_of_tiles: Range<u32>, plane: Option<usize>, groups: u32) {
+        for first in planes_of_tiles.clone().step_by(DEEPEST as usize) {
+            let window = Window { plane_offset: first, ..self.work.window };
+            let deep = (planes_of_tiles.end - first).min(DEEPEST);
+            self.dispatch(Pass::Reconstruct, window, plane, groups, deep);
+        }
     }
 
     fn dispatch(&mut self, pass: Pass, window: Window, plane: Option<usize>, groups: u32, deep: u32) {
@@ -123,7 +141,8 @@ mod tests {
         let all = recordings("uniform|raw", 1_000, 1 << 30, false);
         assert_eq!(all.len(), 1);
         assert!(all[0].dispatches.iter().all(|dispatch| dispatch.pass == Pass::Reconstruct));
-        assert_eq!(all[0].dispatches[0].groups, [125, 1, 6]);
+        // 1,000 rows of 8 words, 64 words to a group.
+        assert_eq!(all[0].dispatches.iter().map(|d| d.groups).collect::<Vec<_>>(), [[125, 1, 6]]);
         let tokens = |recordings: &[Recording]| recordings.iter().map(|r| r.work.values).sum::<u64>();
         for most in [1, 40_000, 100_000] {
             let cut = recordings("uniform|raw", 1_000, most, false);

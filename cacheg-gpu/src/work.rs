@@ -77,6 +77,8 @@ pub(crate) struct Work {
     pub(crate) rounds: u32,
     /// Most words of a plane.
     pub(crate) plane_words: usize,
+    /// Most words of a plane of a tile.
+    pub(crate) tile_words: usize,
     pub(crate) outputs: Vec<PlaneOutput>,
     /// Rows of the output, and the first of them among the coded ones.
     pub(crate) rows: Range<usize>,
@@ -171,6 +173,8 @@ impl Work {
             });
             work.output_words += bytes / 4;
             work.plane_words = work.plane_words.max(bytes / 4);
+            let rows = layout.rows.min(work.rows.len());
+            work.tile_words = work.tile_words.max(plane_bytes(plane, rows) / 4);
             work.values += (plane.channels() * work.rows.len()) as u64;
         }
         let (order, capacity, row_offset) = match target {

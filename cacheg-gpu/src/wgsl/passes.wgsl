@@ -5,44 +5,71 @@ fn symbol(p: Place, symbol_plane: u32) -> u32 {
     return coder_symbol(segment, p.row, p.col);
 }
 
-// All else: each invocation makes one word of the output.
+// All else: each invocation makes one word of the output. A workgroup works on one plane of one tile: what it needs to know
+// of them is the same for all invocations. Rows are whole words.
 @compute @workgroup_size(64)
 fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let number = window.plane_offset + group.z;
+    let plane = number / window.blocks;
+    let block = number - plane * window.blocks;
+    if plane >= window.plane_count {
+        return;
+    }
+    let record = window.outputs + OUTPUT_WORDS * plane;
+    let heads = table[record + 1u];
+    let dim = table[record + 2u];
+    let dtype = table[record + 3u];
+    let size = size_of(dtype);
+    let each = 4u / size;
+    let first = block * window.tile_rows;
+    let rows = min(window.tile_rows, window.rows - first);
+    let word = (group.y * PER_ROW + group.x) * 64u + lane;
+    if word * each >= heads * rows * dim {
+        return;
+    }
+    let channel = word * each % dim;
+    let rest = word * each / dim;
+    let head = rest / rows;
+    let row = rest - head * rows;
+    let tile = plane / window.tile_planes * window.blocks + block;
+    let at = table[window.tiles + TILE_WORDS * tile + 3u] + PLANE_WORDS * (plane % window.tile_planes);
+    var packed = 0u;
+    for (var i = 0u; i < each; i++) {
+        let col = head * dim + channel + i;
+        let p = Place(window.first_plane + plane, 0u, row, col, tile, window.planes + at);
+        packed |= pipeline_element(p, dtype) << (8u * size * i);
+    }
+    let there = window.row_offset + first + row;
+    let to = select(head * window.capacity + there, there * heads + head, window.order == 1u) * dim + channel;
+    output[table[record] + to / each] = packed;
+}
+
+// The same where rows are no whole words, so that a word may belong to two tiles.
+@compute @workgroup_size(64)
+fn reconstruct_any(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let plane = window.plane_offset + group.z;
     if plane >= window.plane_count {
         return;
     }
     let record = window.outputs + OUTPUT_WORDS * plane;
     let word = (group.y * PER_ROW + group.x) * 64u + lane;
-    let heads = table[record + 1u];
     let dim = table[record + 2u];
     let dtype = table[record + 3u];
     let size = size_of(dtype);
     let each = 4u / size;
-    let count = heads * window.rows * dim;
+    let count = table[record + 1u] * window.rows * dim;
     if word * each >= count {
         return;
     }
     var packed = 0u;
-    var to = 0u;
     for (var i = 0u; i < each; i++) {
         let e = word * each + i;
         if e < count {
             let rest = e / dim;
-            var head = rest / window.rows;
-            var row = rest % window.rows;
-            if window.order == 1u {
-                head = rest % heads;
-                row = rest / heads;
-            }
-            if i == 0u {
-                let there = window.row_offset + row;
-                to = select(head * window.capacity + there, there * heads + head, window.order == 1u) * dim + e % dim;
-            }
-            packed |= element(plane, dtype, row, head * dim + e % dim) << (8u * size * i);
+            packed |= element(plane, dtype, rest % window.rows, rest / window.rows * dim + e % dim) << (8u * size * i);
         }
     }
-    output[table[record] + to / each] = packed;
+    output[table[record] + word] = packed;
 }
 
 const OUTPUT_WORDS: u32 = 4u;
