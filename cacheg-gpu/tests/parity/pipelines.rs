@@ -41,12 +41,26 @@ fn every_model_and_pipeline() {
 }
 
 #[test]
-fn tiles_of_thousands_of_rows_and_several_windows() {
+fn tiles_of_thousands_of_rows() {
     let shape = |heads, head_dim| Some(Shape { heads, head_dim, dtype: Dtype::F16 });
     let layers = LayerGroup { repeat: 2, key: shape(1, 16), value: shape(3, 64), latent: None, rope: None };
     let geometry = Geometry::new([layers]).unwrap();
     for spec in ELEMENTWISE {
         check(&geometry, 2_500, spec);
+    }
+}
+
+/// Outputs of more than a window's 32 MiB: windows of several planes, and windows of some rows of one plane.
+#[test]
+fn several_windows() {
+    let geometry = |layers| {
+        let shape = Some(Shape { heads: 8, head_dim: 128, dtype: Dtype::Bf16 });
+        let group = LayerGroup { repeat: layers, key: shape, value: None, latent: None, rope: None };
+        Geometry::new([group]).unwrap()
+    };
+    for spec in ["uniform|raw", "mean|bins(step=0.5;reach=15)|rans"] {
+        check(&geometry(12), 1_500, spec);
+        check(&geometry(1), 20_000, spec);
     }
 }
 
