@@ -137,17 +137,19 @@ mod tests {
 
     #[test]
     fn windows_hold_what_they_are_asked_to() {
-        // Six planes of 16 channels, 2 bytes each.
-        let all = recordings("uniform|raw", 1_000, 1 << 30, false);
+        // Six planes of 20,000 rows of 32 bytes, each in three tiles of at most 6,667 rows.
+        let all = recordings("uniform|raw", 20_000, 1 << 30, false);
         assert_eq!(all.len(), 1);
         assert!(all[0].dispatches.iter().all(|dispatch| dispatch.pass == Pass::Reconstruct));
-        // 1,000 rows of 8 words, 64 words to a group.
-        assert_eq!(all[0].dispatches.iter().map(|d| d.groups).collect::<Vec<_>>(), [[125, 1, 6]]);
-        let tokens = |recordings: &[Recording]| recordings.iter().map(|r| r.work.values).sum::<u64>();
-        for most in [1, 40_000, 100_000] {
-            let cut = recordings("uniform|raw", 1_000, most, false);
-            assert!(cut.iter().all(|r| cut.len() == 1 || r.work.outputs.len() <= all[0].work.outputs.len()));
-            assert_eq!(tokens(&cut), tokens(&all), "{most}");
+        // 6,667 rows of 8 words, 64 words to a group.
+        assert_eq!(all[0].dispatches.iter().map(|d| d.groups).collect::<Vec<_>>(), [[834, 1, 18]]);
+        let values = |recordings: &[Recording]| recordings.iter().map(|r| r.work.values).sum::<u64>();
+        // Two planes, one plane, two of its tiles, one tile, which no window can be smaller than.
+        for (most, windows) in [(1_300_000, 3), (640_000, 6), (450_000, 12), (1, 18)] {
+            let cut = recordings("uniform|raw", 20_000, most, false);
+            assert_eq!(cut.len(), windows, "{most}");
+            assert!(cut.iter().all(|r| 4 * r.work.output_words <= most.max(6_667 * 32)), "{most}");
+            assert_eq!(values(&cut), values(&all), "{most}");
         }
     }
 
