@@ -7,8 +7,8 @@ use crate::front::Front;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, Scratch};
 use crate::{
-    BindCx, BoundCoder, Error, ExactTokens, Geometry, Kernel, Kernels, Pipeline, Plane, Profile, Result,
-    ResultExt, Source, StageData,
+    BindCx, BoundCoder, Error, ExactTokens, Geometry, Kernels, Pipeline, Plane, Profile, Result, ResultExt,
+    Source, StageData,
 };
 
 /// Tokens of a chunk that is worth tables of its own: sixteen times the symbols of a table.
@@ -162,24 +162,20 @@ impl Plan {
     /// # Errors
     /// If a stage has none; the message names it.
     pub fn kernels(&self) -> Result<Kernels> {
-        // A selection undoes nothing.
-        let mut names = self.specs.iter().map(|spec| spec.name.clone());
-        let (transforms, quantizer) = self.front.stages();
-        let skipped = self.specs.len().saturating_sub(transforms.len() + 2);
-        let mut names = names.by_ref().skip(skipped);
-        let mut named = |kernel: Option<Kernel>| {
-            let name = names.next().unwrap_or_default();
+        fn named<K>(spec: Option<&StageSpec>, kernel: Option<K>) -> Result<(String, K)> {
+            let name = spec.map(|spec| spec.name.clone()).unwrap_or_default();
             let kernel = kernel.ok_or_else(|| Error::unsupported(format!("stage `{name}` has no WGSL")))?;
             Ok((name, kernel))
-        };
+        }
+        let (transforms, quantizer) = self.front.stages();
+        // A selection, which would be in front of them, undoes nothing.
+        let mut specs = self.specs.iter().skip(self.specs.len().saturating_sub(transforms.len() + 2));
         let planes = self.planes();
-        let transforms =
-            transforms.iter().map(|stage| named(stage.kernel(planes))).collect::<Result<Vec<_>>>()?;
-        let quantizer = named(quantizer.and_then(|stage| stage.kernel(planes)))?;
-        let coder = self.coder.kernel();
-        let (name, _) = named(coder.as_ref().map(|coder| coder.kernel.clone()))?;
-        let coder = coder.ok_or_else(|| Error::unsupported("a coder without WGSL"))?;
-        Ok(Kernels { transforms, quantizer, coder: (name, coder), exact: self.front.exact() })
+        let transforms = transforms.iter().map(|stage| named(specs.next(), stage.kernel(planes)));
+        let transforms = transforms.collect::<Result<Vec<_>>>()?;
+        let quantizer = named(specs.next(), quantizer.and_then(|stage| stage.kernel(planes)))?;
+        let coder = named(specs.next(), self.coder.kernel())?;
+        Ok(Kernels { transforms, quantizer, coder, exact: self.front.exact() })
     }
 
     /// How a chunk of that many tokens is cut into tiles.

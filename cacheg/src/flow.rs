@@ -96,8 +96,7 @@ impl Decode<'_> {
                 Some((first, decoder)) if chunk.coded_like(first) => decoder,
                 slot => {
                     let plan = chunk.bind(self.registry, self.profile).at(place)?;
-                    self.backend.supports(&plan).at(place)?;
-                    &mut slot.insert((chunk, self.backend.decoder(plan)?)).1
+                    &mut slot.insert((chunk, self.backend.decoder(plan).at(place)?)).1
                 }
             };
             decoder.decode(chunk, KvOut::Host(&mut view, row), progress).at(place)?;

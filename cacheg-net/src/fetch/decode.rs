@@ -79,7 +79,6 @@ impl Decoding {
             Some(decoder) => decoder,
             None => {
                 let plan = chunk.bind(&self.registry, self.profile.as_deref())?;
-                self.backend.supports(&plan)?;
                 self.backend.decoder(plan)?
             }
         };
