@@ -68,31 +68,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let encoded = encoded.to_vec();
         let chunk = Chunk::parse(&encoded, &Limits::default())?;
         let plan = chunk.bind(&registry, None)?;
-        let (cpu, expected) = median(args.runs, || {
-            let mut out = KvCache::zeros(view.geometry(), view.tokens(), 0);
-            let mut decoder = Cpu.decoder(plan.clone())?;
-            let start = Instant::now();
-            decoder.decode(&chunk, KvOut::Host(&mut out.view_mut(), 0), &|_| ())?;
-            Ok((start.elapsed(), out))
-        })?;
-        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-        let one = one.map_err(|e| cacheg::Error::unavailable(format!("threads: {e}")))?;
-        let (single, _) = one.install(|| {
+        let decode = |backend: &dyn Backend| {
             median(args.runs, || {
                 let mut out = KvCache::zeros(view.geometry(), view.tokens(), 0);
-                let mut decoder = Cpu.decoder(plan.clone())?;
+                let mut decoder = backend.decoder(plan.clone())?;
                 let start = Instant::now();
                 decoder.decode(&chunk, KvOut::Host(&mut out.view_mut(), 0), &|_| ())?;
                 Ok((start.elapsed(), out))
             })
-        })?;
-        let (whole, found) = median(args.runs, || {
-            let mut out = KvCache::zeros(view.geometry(), view.tokens(), 0);
-            let mut decoder = gpu.decoder(plan.clone())?;
-            let start = Instant::now();
-            decoder.decode(&chunk, KvOut::Host(&mut out.view_mut(), 0), &|_| ())?;
-            Ok((start.elapsed(), out))
-        })?;
+        };
+        let (cpu, expected) = decode(&Cpu)?;
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let one = one.map_err(|e| cacheg::Error::unavailable(format!("threads: {e}")))?;
+        let (single, _) = one.install(|| decode(&Cpu))?;
+        let (whole, found) = decode(&gpu)?;
         if found != expected {
             return Err(cacheg::Error::corrupt("the GPU's elements are not the CPU's").at(preset));
         }

@@ -102,7 +102,7 @@ impl Layout {
     }
 
     /// Number of groups of planes that share tiles.
-    pub(crate) fn groups(&self) -> usize {
+    pub fn groups(&self) -> usize {
         self.all_planes.div_ceil(self.planes)
     }
 

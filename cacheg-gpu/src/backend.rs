@@ -210,7 +210,7 @@ impl GpuDecoder {
 
 /// All groups of planes of a chunk.
 pub(crate) fn all_groups(chunk: &Chunk<'_>) -> Range<usize> {
-    0..chunk.layout().all_planes.div_ceil(chunk.layout().planes)
+    0..chunk.layout().groups()
 }
 
 /// Copies what came back to its planes, of which the first are given; `row` is that of the first coded row.

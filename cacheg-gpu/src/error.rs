@@ -67,13 +67,6 @@ pub enum GpuError {
     },
 }
 
-impl GpuError {
-    /// Whether the same chunk may still be decoded elsewhere: all but corruption.
-    pub fn may_fall_back(&self) -> bool {
-        !matches!(self, Self::Corrupt { .. })
-    }
-}
-
 impl From<GpuError> for Error {
     fn from(error: GpuError) -> Self {
         let message = error.to_string();

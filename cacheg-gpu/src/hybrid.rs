@@ -79,9 +79,7 @@ impl Decoder for HybridDecoder {
         let KvOut::Host(view, row) = out else {
             return Err(Error::unsupported("CPU and GPU together write to host memory only"));
         };
-        let layout = chunk.layout();
-        let groups = layout.all_planes.div_ceil(layout.planes);
-        let split = self.rates.split(groups);
+        let split = self.rates.split(chunk.layout().groups());
         self.decode_split(chunk, view, row, split, progress)
     }
 }
@@ -102,7 +100,7 @@ impl HybridDecoder {
         chunk.decode_exact(&gpu.plan, view, row)?;
         let first = gpu.exact_done(chunk, progress);
         let layout = *chunk.layout();
-        let groups = layout.all_planes.div_ceil(layout.planes);
+        let groups = layout.groups();
         let (own, others) = view.planes_mut().split_at_mut((split * layout.planes).min(layout.all_planes));
         let plan = gpu.plan.clone();
         let (on_gpu, on_cpu) = std::thread::scope(|scope| {
