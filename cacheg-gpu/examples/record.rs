@@ -4,7 +4,7 @@ use std::error::Error;
 
 use cacheg_core::testkit::{Random, models};
 use cacheg_core::{Backend, Chunk, Cpu, Encoder, KvCache, KvOut, Limits, Pipeline, Registry};
-use cacheg_gpu::Portable;
+use cacheg_gpu::{Recorded, Variant};
 use serde_json::json;
 
 const PIPELINES: &[&str] = &[
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
                 expected.extend(bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)));
             }
-            let recorded = Portable::new(&chunk, &plan)?.ok_or("more than one window")?;
+            let recorded = Recorded::new(&chunk, &plan, Variant::Portable)?.ok_or("more than one window")?;
             let json = json!({
                 "name": format!("{}: {spec}", model.name),
                 "source": recorded.source,

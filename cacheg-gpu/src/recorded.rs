@@ -15,7 +15,7 @@ use crate::work::{Target, Work, windows};
 /// at a multiple of four bytes.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Portable {
+pub struct Recorded {
     /// WGSL.
     pub source: String,
     /// The stages' parameters.
@@ -38,13 +38,13 @@ pub struct Portable {
     pub dispatches: Vec<(&'static str, usize, [u32; 3])>,
 }
 
-impl Portable {
-    /// Records decoding a chunk as one window, in WebGPU's baseline; exact tokens are not part of it.
+impl Recorded {
+    /// Records decoding a chunk as one window; exact tokens are not part of it.
     ///
     /// # Errors
     /// If a stage has no WGSL, or a tile is corrupt.
-    pub fn new(chunk: &Chunk<'_>, plan: &Plan) -> Result<Option<Self>> {
-        let program = Program::new(plan, Variant::Portable)?;
+    pub fn new(chunk: &Chunk<'_>, plan: &Plan, variant: Variant) -> Result<Option<Self>> {
+        let program = Program::new(plan, variant)?;
         let tiles = windows(chunk, plan, all_groups(chunk), usize::MAX);
         let [tiles] = tiles.as_slice() else { return Ok(None) };
         let work = Work::new(chunk, plan, &program, tiles, Target::Window)?;
