@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Chunk, Error, KvViewMut, Plan, Progress, Result};
+use crate::{Chunk, Error, KvViewMut, Plan, Progress, Result, ResultExt as _};
 
 /// A device that can decode.
 pub trait Backend: Send + Sync {
@@ -29,6 +29,21 @@ pub trait Decoder: Send {
     /// # Errors
     /// If the chunk is corrupt or the device fails; `out` then holds rubbish.
     fn decode(&mut self, chunk: &Chunk<'_>, out: KvOut<'_, '_>, progress: Progress<'_>) -> Result<()>;
+
+    /// Decodes chunks to host memory, the first token of each at its row. A device may do several at a time.
+    ///
+    /// # Errors
+    /// If a chunk is corrupt or the device fails; `out` then holds rubbish.
+    fn decode_all(
+        &mut self,
+        chunks: &[(&Chunk<'_>, usize)],
+        out: &mut KvViewMut<'_>,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        chunks.iter().try_for_each(|(chunk, row)| {
+            self.decode(chunk, KvOut::Host(&mut *out, *row), progress).at(|| chunk.to_string())
+        })
+    }
 }
 
 /// Where decoded values go.

@@ -39,13 +39,36 @@ pub struct Kernel {
     pub source: Cow<'static, str>,
     /// What `$data(i)` reads.
     pub data: Vec<u32>,
+    /// Of transforms: which rows a value needs.
+    pub rows: Rows,
 }
 
 impl Kernel {
-    /// A text and its parameters.
+    /// A text and its parameters. Of a transform, values may need any others.
     pub fn new(source: impl Into<Cow<'static, str>>, data: Vec<u32>) -> Self {
-        Self { source: source.into(), data }
+        Self { source: source.into(), data, rows: Rows::Any }
     }
+
+    /// The same, of a transform whose values need only such rows.
+    #[must_use]
+    pub fn with_rows(self, rows: Rows) -> Self {
+        Self { rows, ..self }
+    }
+}
+
+/// Which rows of the next stage the values of a transform's inverse need. A backend makes values as soon as symbols are
+/// decoded, in one pass, where all transforms say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rows {
+    /// Any rows and channels.
+    Any,
+    /// One part; each value needs the one at its own place.
+    Same,
+    /// Several parts; each value needs one of its channel in a row of the last part that has one for it, and others of its
+    /// channel in earlier parts. The text defines `fn $row(part: u32, row: u32) -> u32`: the row whose values are complete with
+    /// this row of a part.
+    Parts,
 }
 
 /// A coder's share of a program.
@@ -54,8 +77,15 @@ impl Kernel {
 /// dispatch to dispatch. With lanes, the text also defines `fn $decode(run: Run, lane: u32)`: it takes the run's units from
 /// `run.first` to `run.end`, reads and writes `state(run, i)` and `set_state(run, i, word)`, and leaves the symbols where
 /// `$symbol` finds them, in the segments' scratch (`scratch_get`, `scratch_set`). `run.first` and `run.end` are the same for
-/// all lanes of a run. If there are several they may use barriers, and `ballot(lane, vote)`, which tells all of them who votes
-/// (bit `i` for lane `i`)
+/// all lanes of a run. If there are several they may use barriers, `ballot(lane, vote)`, which tells all of them who votes
+/// (bit `i` for lane `i`), and `give(lane, entry)` and then `given(word, i)`: a word of the entry,
+/// a `vec3<u32>`, of lane `i`.
+///
+/// A coder that [hands over columns](Self::columns) makes one pass of the program possible: its units are the columns of its
+/// segments, and where `columns_together(segment)` is not 0 it calls `emit(segment, row, col, symbols)` for every row of so many
+/// columns, of which `col` is the first, once they are decoded. It leaves symbols in scratch only where `kept(segment)` says so,
+/// and begins segments with `storageBarrier()`. `STASH_WORDS` words of workgroup memory are enough for one byte per row of these columns,
+/// each lane's rows rounded up to a multiple of four.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CoderKernel {
@@ -65,12 +95,20 @@ pub struct CoderKernel {
     pub lanes: u32,
     /// Words of state of each run.
     pub state: u32,
+    /// Whether it hands over columns as soon as they are decoded.
+    pub columns: bool,
 }
 
 impl CoderKernel {
     /// A coder's text, parameters and shape.
     pub fn new(kernel: Kernel, lanes: u32, state: u32) -> Self {
-        Self { kernel, lanes, state }
+        Self { kernel, lanes, state, columns: false }
+    }
+
+    /// The same, of a coder that hands over columns.
+    #[must_use]
+    pub fn with_columns(self) -> Self {
+        Self { columns: true, ..self }
     }
 }
 

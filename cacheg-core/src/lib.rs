@@ -53,7 +53,7 @@ pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling
 pub use importance::Importance;
 pub use json::canonical as canonical_json;
 pub use kept::Kept;
-pub use kernel::{CoderKernel, Kernel, KernelRun, KernelStream, Kernels, dtype_code};
+pub use kernel::{CoderKernel, Kernel, KernelRun, KernelStream, Kernels, Rows, dtype_code};
 pub use kv::{KvCache, KvView, KvViewMut, Order, PlaneViewMut};
 pub use kv_file::{ExtraTensor, KvFile, KvFileMut, kv_metadata, write_kv, write_kv_with};
 pub use limits::Limits;

@@ -106,6 +106,11 @@ impl Layout {
         self.all_planes.div_ceil(self.planes)
     }
 
+    /// A tile's planes and tokens, for messages.
+    pub fn name(&self, index: usize) -> String {
+        self.tile(index).to_string()
+    }
+
     /// Tiles of some groups of planes; they follow each other in the directory.
     pub(crate) fn tiles_of_groups(&self, groups: Range<usize>) -> Range<usize> {
         groups.start * self.blocks()..groups.end * self.blocks()

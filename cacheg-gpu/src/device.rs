@@ -165,6 +165,13 @@ impl Device {
     }
 
     /// # Errors
+    /// If a binding of so many bytes is too large.
+    pub(crate) fn check_binding(&self, what: &'static str, size: u64) -> Result<(), GpuError> {
+        let limit = self.info.max_binding.min(self.info.max_buffer);
+        if size > limit { Err(GpuError::Limit { what, size, limit }) } else { Ok(()) }
+    }
+
+    /// # Errors
     /// If the device is gone.
     pub(crate) fn check(&self) -> Result<(), GpuError> {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -181,6 +188,15 @@ impl Device {
             wgpu::PollError::Timeout => GpuError::Timeout { seconds: PATIENCE.as_secs() },
             other => GpuError::DeviceLost(other.to_string()),
         })?;
+        self.check()
+    }
+
+    /// Looks for what is done.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub(crate) fn poll(&self) -> Result<(), GpuError> {
+        self.device.poll(wgpu::PollType::Poll).map_err(|error| GpuError::DeviceLost(error.to_string()))?;
         self.check()
     }
 

@@ -1,20 +1,36 @@
 //! KV caches in a device's memory.
 
-use cacheg_core::{Error, Geometry, KvCache, Order, Plane, Result};
+use std::num::NonZeroU64;
+
+use cacheg_core::{Error, Geometry, Kind, KvCache, Order, Plane, Result};
 
 use crate::device::Device;
+use crate::work::PlaneTarget;
 use crate::{Gpu, GpuError};
 
-/// A KV cache on a GPU: one buffer for each plane, as engines have one tensor for each.
+/// Planes begin at multiples of this, so that each can be bound by itself.
+const ALIGNMENT: u64 = 256;
+
+/// A KV cache on a GPU.
 ///
 /// A plane's elements are `[heads, tokens, head_dim]` or `[tokens, heads, head_dim]`, little-endian, without gaps. Chunks
-/// are decoded to any of its rows; what other rows hold stays. The buffers can be bound as storage, copied from and to.
+/// are decoded to any of its rows; what other rows hold stays. Planes are parts of few large buffers (one, if the device can bind
+/// that much), which can be bound as storage, copied from and to.
 #[derive(Debug)]
 pub struct DeviceKv {
     planes: Vec<Plane>,
     tokens: usize,
     order: Order,
     buffers: Vec<wgpu::Buffer>,
+    /// Of each plane: its buffer, and its bytes there.
+    places: Vec<Place>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    buffer: usize,
+    offset: u64,
+    size: u64,
 }
 
 impl DeviceKv {
@@ -25,10 +41,47 @@ impl DeviceKv {
     /// memory does not suffice.
     pub fn new(gpu: &Gpu, geometry: &Geometry, tokens: usize, order: Order) -> Result<Self> {
         let planes = geometry.planes();
+        let sequence: Vec<usize> = (0..planes.len()).collect();
+        Self::arrange(gpu, planes, tokens, order, &sequence, ALIGNMENT)
+    }
+
+    /// The same as one tensor, as LMCache moves it: `[2, layers, tokens, heads * head_dim]`, keys first, without gaps; of models that
+    /// cache latents `[1, layers, tokens, width]`. It is all of the only buffer.
+    ///
+    /// # Errors
+    /// The same; and if planes differ in shape, which no tensor can.
+    pub fn new_lmcache(gpu: &Gpu, geometry: &Geometry, tokens: usize) -> Result<Self> {
+        let planes = geometry.planes();
+        if planes.windows(2).any(|pair| {
+            let [a, b] = [pair[0].shape, pair[1].shape];
+            (a.heads * a.head_dim, a.dtype) != (b.heads * b.head_dim, b.dtype)
+        }) {
+            return Err(Error::unsupported("planes of different shapes in one tensor; use `DeviceKv::new`"));
+        }
+        let of = |kind: Kind| planes.iter().filter(move |plane| plane.kind == kind).map(|plane| plane.index);
+        let sequence: Vec<usize> = [Kind::Key, Kind::Value, Kind::Latent].into_iter().flat_map(of).collect();
+        let kv = Self::arrange(gpu, planes.clone(), tokens, Order::TokenMajor, &sequence, 4)?;
+        if kv.buffers.len() > 1 {
+            return Err(Error::limit("a KV cache of one tensor that is larger than the device can bind"));
+        }
+        Ok(kv)
+    }
+
+    /// Puts planes into buffers in some sequence.
+    fn arrange(
+        gpu: &Gpu,
+        planes: Vec<Plane>,
+        tokens: usize,
+        order: Order,
+        sequence: &[usize],
+        alignment: u64,
+    ) -> Result<Self> {
         let device = gpu.device();
         let limit = gpu.info().max_binding.min(gpu.info().max_buffer);
-        let mut sizes = Vec::with_capacity(planes.len());
-        for plane in &planes {
+        let mut places = vec![Place { buffer: 0, offset: 0, size: 0 }; planes.len()];
+        let mut sizes: Vec<u64> = vec![0];
+        for index in sequence {
+            let plane = &planes[*index];
             let row = plane.shape.head_dim as usize * plane.shape.dtype.size();
             if !row.is_multiple_of(4) {
                 return Err(Error::unsupported(format!(
@@ -37,16 +90,22 @@ impl DeviceKv {
                 )));
             }
             let size = (row * plane.shape.heads as usize) as u64 * tokens as u64;
-            if size > limit {
-                return Err(GpuError::Limit { what: "a plane", size, limit }.into());
+            device.check_binding("a plane", size)?;
+            let last = sizes.len() - 1;
+            let offset = sizes[last].next_multiple_of(alignment);
+            if offset + size > limit {
+                sizes.push(size);
+                places[*index] = Place { buffer: last + 1, offset: 0, size };
+            } else {
+                sizes[last] = offset + size;
+                places[*index] = Place { buffer: last, offset, size };
             }
-            sizes.push(size.max(16));
         }
         let buffers = device.scoped(|| {
-            let buffer = |size| {
+            let buffer = |size: u64| {
                 device.device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some("KV"),
-                    size,
+                    size: size.max(16),
                     usage: wgpu::BufferUsages::STORAGE
                         | wgpu::BufferUsages::COPY_SRC
                         | wgpu::BufferUsages::COPY_DST,
@@ -55,7 +114,17 @@ impl DeviceKv {
             };
             sizes.into_iter().map(buffer).collect()
         })?;
-        Ok(Self { planes, tokens, order, buffers })
+        Ok(Self { planes, tokens, order, buffers, places })
+    }
+
+    /// Which buffer a plane is in.
+    pub(crate) fn buffer_of(&self, plane: usize) -> usize {
+        self.places[plane].buffer
+    }
+
+    /// Where the rows from one of them go.
+    pub(crate) fn target(&self, plane: usize, row: usize) -> PlaneTarget {
+        PlaneTarget { word: (self.places[plane].offset / 4) as usize, capacity: self.tokens, row }
     }
 
     /// Copies some rows of a cache to the same rows here, counted from `first`.
@@ -68,7 +137,8 @@ impl DeviceKv {
     ) -> Result<(), GpuError> {
         let view = cache.view();
         device.scoped(|| {
-            for (plane, buffer) in self.planes.iter().zip(&self.buffers) {
+            for (plane, place) in self.planes.iter().zip(&self.places) {
+                let buffer = &self.buffers[place.buffer];
                 let (heads, bytes) = (plane.shape.heads as usize, view.plane_bytes(plane.index));
                 let len = plane.shape.head_dim as usize * plane.shape.dtype.size();
                 for (row, head) in rows.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
@@ -77,7 +147,8 @@ impl DeviceKv {
                         Order::TokenMajor => (first + row) * heads + head,
                         _ => head * self.tokens + first + row,
                     };
-                    device.queue.write_buffer(buffer, (to * len) as u64, &bytes[from..from + len]);
+                    let at = place.offset + (to * len) as u64;
+                    device.queue.write_buffer(buffer, at, &bytes[from..from + len]);
                 }
             }
         })
@@ -93,12 +164,18 @@ impl DeviceKv {
         self.order
     }
 
-    /// The planes, in the order of the buffers.
+    /// The planes.
     pub fn planes(&self) -> &[Plane] {
         &self.planes
     }
 
-    /// The planes' buffers.
+    /// A plane's part of its buffer, ready to be bound; `None` if there is no such plane.
+    pub fn plane(&self, index: usize) -> Option<wgpu::BufferBinding<'_>> {
+        let Place { buffer, offset, size } = *self.places.get(index)?;
+        Some(wgpu::BufferBinding { buffer: &self.buffers[buffer], offset, size: NonZeroU64::new(size) })
+    }
+
+    /// All buffers.
     pub fn buffers(&self) -> &[wgpu::Buffer] {
         &self.buffers
     }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use cacheg_core::{Backend, Chunk, Decoder, Error, KvOut, KvViewMut, Plan, Progress, Result};
 
 use crate::Gpu;
-use crate::backend::{GpuDecoder, store};
-use crate::work::Target;
+use crate::decoder::{GpuDecoder, exact_done, store};
 
 /// Decodes on a GPU and on the CPU's cores at a time. How planes are divided follows the rates of both at the chunks before;
 /// what comes out does not depend on it.
@@ -98,7 +97,7 @@ impl HybridDecoder {
         assert!(view.planes_mut().len() == gpu.plan.planes().len(), "the output is of another geometry");
         assert!(row + chunk.rows() <= view.tokens(), "the chunk is outside the output");
         chunk.decode_exact(&gpu.plan, view, row)?;
-        let first = gpu.exact_done(chunk, progress);
+        let first = exact_done(chunk, progress);
         let layout = *chunk.layout();
         let groups = layout.groups();
         let (own, others) = view.planes_mut().split_at_mut((split * layout.planes).min(layout.all_planes));
@@ -111,8 +110,8 @@ impl HybridDecoder {
                 done.map(|()| start.elapsed())
             });
             let start = Instant::now();
-            let done = gpu.run(chunk, 0..split, Target::Window, None, &mut |results| {
-                store(results, own, row + first);
+            let done = gpu.run(&[chunk], 0..split, &mut |results| {
+                store(results, own, &[row + first]);
                 progress(results.work.values);
             });
             (done.map(|()| start.elapsed()), cpu.join())

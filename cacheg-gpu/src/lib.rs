@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
+mod compiled;
+mod decoder;
 mod device;
 mod device_kv;
 mod engine;
@@ -11,9 +13,11 @@ mod program;
 mod recorded;
 mod recording;
 mod selftest;
+mod slot;
 mod work;
 
-pub use backend::Gpu;
+pub use backend::{Gpu, Options};
+pub use decoder::GpuDecoder;
 pub use device::{ALLOW_CPU, AdapterInfo, adapters};
 pub use device_kv::DeviceKv;
 pub use error::GpuError;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cacheg_core::{Chunk, KvViewMut, Plan, Result};
+use cacheg_core::{Chunk, KvViewMut, Order, Plan, Result};
 
 use crate::Gpu;
-use crate::backend::{WINDOW, all_groups, store};
+use crate::decoder::store;
 use crate::engine::submit;
 use crate::recording::{Pass, Recording};
-use crate::work::{Target, Work, windows};
+use crate::slot::Slot;
+use crate::work::{Work, windows};
 
 /// Where the time of decoding a chunk goes. Nothing overlaps here: a decoder is faster than the sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Measured {
     pub downloaded: u64,
     /// Dispatches.
     pub dispatches: usize,
+    /// Whether the entropy decoder makes the elements too.
+    pub one_pass: bool,
 }
 
 impl Gpu {
@@ -43,29 +46,37 @@ impl Gpu {
     /// # Errors
     /// As decoding.
     pub fn measure(&self, plan: Arc<Plan>, chunk: &Chunk<'_>, view: &mut KvViewMut<'_>) -> Result<Measured> {
-        let decoder = self.open_decoder(plan)?;
+        let mut decoder = self.open_decoder(plan)?;
         chunk.decode_exact(&decoder.plan, view, 0)?;
         let (row, device) = (chunk.exact_rows()[0], self.device());
-        let mut measured = Measured::default();
+        let program = decoder.program(chunk.layout().rows)?;
+        let (program, pipelines) = &*program;
+        let mut measured = Measured { one_pass: program.one_pass, ..Measured::default() };
         let mut timed = [Duration::ZERO; 2];
-        for tiles in windows(chunk, &decoder.plan, all_groups(chunk), WINDOW) {
+        let groups = 0..chunk.layout().groups();
+        let mut slot = Slot::default();
+        for shares in windows(&[chunk], &decoder.plan, groups, self.window(), &|_| 0)? {
             let start = Instant::now();
-            let work = Work::new(chunk, &decoder.plan, &decoder.program, &tiles, Target::Window)?;
+            let mut work = Work::default();
+            for share in &shares {
+                work.add((0, chunk), &decoder.plan, program, &share.tiles, None)?;
+            }
+            work.close(program, Order::HeadMajor)?;
             measured.uploaded += 4 * (work.payload.len() + work.table.len()) as u64;
             measured.scratch += 4 * work.scratch_words as u64;
             measured.downloaded += 4 * work.output_words as u64;
-            let recording = Recording::new(&decoder.program, work, false);
+            let recording = Recording::new(program, work);
             measured.dispatches += recording.dispatches.len();
             let prepared = Instant::now();
-            let submitted = submit(device, &decoder.pipelines, recording, None, true)?;
+            let submitted = submit(device, pipelines, recording, slot, None, true, None)?;
             let sent = Instant::now();
             submitted.wait(device)?;
             let done = Instant::now();
-            submitted.finish(device, |results| {
+            slot = submitted.finish(device, |results| {
                 for (pass, time) in &results.passes {
                     timed[usize::from(*pass != Pass::Decode)] += *time;
                 }
-                store(results, view.planes_mut(), row);
+                store(results, view.planes_mut(), &[row]);
             })?;
             measured.prepare += prepared - start;
             measured.submit += sent - prepared;

@@ -2,12 +2,16 @@
 
 use std::fmt::Write as _;
 
-use cacheg_core::{Error, Kernel, Plan, Plane, Result};
+use cacheg_core::{Dtype, Error, Kernel, Kernels, Plan, Plane, Result, Rows, dtype_code};
 
 const PRELUDE: &str = include_str!("wgsl/prelude.wgsl");
 const TOGETHER: &str = include_str!("wgsl/decode_together.wgsl");
 const ALONE: &str = include_str!("wgsl/decode_alone.wgsl");
-const PASSES: &str = include_str!("wgsl/passes.wgsl");
+const ONE_PASS: &str = include_str!("wgsl/one_pass.wgsl");
+const TWO_PASSES: &str = include_str!("wgsl/two_passes.wgsl");
+const RECONSTRUCT: &str = include_str!("wgsl/reconstruct.wgsl");
+const RECONSTRUCT_ANY: &str = include_str!("wgsl/reconstruct_any.wgsl");
+const CHECK_ESCAPES: &str = include_str!("wgsl/check_escapes.wgsl");
 
 /// Invocations of a workgroup that decodes.
 pub(crate) const LANES: u32 = 32;
@@ -40,7 +44,7 @@ pub(crate) fn ballot(variant: Variant) -> &'static str {
     }
 }
 
-/// A program that decodes chunks of one plan: entry points `decode`, `reconstruct` or `reconstruct_any`, `check_escapes`.
+/// A program that decodes chunks of one plan: entry points `decode`, `reconstruct` and `check_escapes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Program {
@@ -53,33 +57,56 @@ pub struct Program {
     pub lanes: u32,
     /// Words that a run keeps between dispatches.
     pub state: u32,
-    /// Whether rows of heads are whole words, so that `reconstruct` can be used; else it is `reconstruct_any`.
+    /// Whether `decode` makes the elements too; there is no `reconstruct` then.
+    pub one_pass: bool,
+    /// Whether each row of each head is a number of words.
     pub whole_words: bool,
 }
 
+/// Words of workgroup memory for columns that wait to be handed over, at most: half of what WebGPU promises.
+const MOST_STASH: usize = 2_048;
+
 impl Program {
-    /// Composes the stages of a plan.
+    /// Composes the stages of a plan, for tiles of so many rows.
     ///
     /// # Errors
     /// If a stage has no WGSL; the message names it.
-    pub fn new(plan: &Plan, variant: Variant) -> Result<Self> {
+    pub fn new(plan: &Plan, variant: Variant, rows: usize) -> Result<Self> {
         let kernels = plan.kernels()?;
         let (coder, lanes, state) = (&kernels.coder.1.kernel, kernels.coder.1.lanes, kernels.coder.1.state);
         // The parameters begin with where each stage's are, so that plans of one pipeline have one text.
         let stages = kernels.transforms.len() + 2;
         let whole =
             |plane: &Plane| (plane.shape.head_dim as usize * plane.shape.dtype.size()).is_multiple_of(4);
-        let mut program = Self {
-            source: PRELUDE.to_owned(),
-            data: vec![0; stages],
-            lanes,
-            state,
-            whole_words: plan.planes().iter().all(whole),
-        };
+        let whole_words = plan.planes().iter().all(whole);
+        let dtype = uniform_dtype(plan);
+        let together = dtype.map_or(0, |dtype| 4 / dtype.size());
+        let stash = together * rows.div_ceil(4 * LANES as usize) * LANES as usize;
+        let one_pass = kernels.coder.1.columns
+            && kernels.transforms.iter().all(|(_, kernel)| kernel.rows != Rows::Any)
+            && whole_words
+            && (1..=MOST_STASH).contains(&stash);
+        let mut program =
+            Self { source: PRELUDE.to_owned(), data: vec![0; stages], lanes, state, one_pass, whole_words };
+        let output = if whole_words { "u32" } else { "atomic<u32>" };
+        program.line(&format!("\n@group(0) @binding(6) var<storage, read_write> output: array<{output}>;\n"));
+        let dtype = dtype
+            .map_or_else(|| "table[at + PIECE_DTYPE]".to_owned(), |dtype| format!("{}u", dtype_code(dtype)));
+        program.line(&format!("fn piece_dtype(at: u32) -> u32 {{\n    return {dtype};\n}}\n"));
+        if one_pass {
+            // Few sizes, so that there are few programs.
+            let stash = stash.next_power_of_two();
+            program
+                .line(&format!("const STASH_WORDS: u32 = {stash}u;\nconst TOGETHER: u32 = {together}u;\n"));
+            program.line(ONE_PASS);
+            program.pipeline_row(&kernels);
+        } else {
+            program.line(TWO_PASSES);
+        }
         if lanes > 1 {
             program.line(ballot(variant));
         }
-        program.line(&format!("\nconst STATE_WORDS: u32 = {state}u;"));
+        program.line(&format!("const STATE_WORDS: u32 = {state}u;"));
         for (number, (name, kernel)) in kernels.transforms.iter().enumerate() {
             let prefix = format!("transform{number}_");
             program.stage(number, name, &prefix, kernel);
@@ -109,8 +136,22 @@ impl Program {
                 )));
             }
         });
-        program.source.push_str(PASSES);
+        if !one_pass {
+            program.line(if whole_words { RECONSTRUCT } else { RECONSTRUCT_ANY });
+        }
+        program.source.push_str(CHECK_ESCAPES);
         Ok(program)
+    }
+
+    /// The output's row for a row of a part: only the last transform makes parts.
+    fn pipeline_row(&mut self, kernels: &Kernels) {
+        let row = match kernels.transforms.iter().enumerate().next_back() {
+            Some((number, (_, kernel))) if kernel.rows == Rows::Parts => {
+                format!("transform{number}_row(part, row)")
+            }
+            _ => "row".to_owned(),
+        };
+        self.line(&format!("fn pipeline_row(part: u32, row: u32) -> u32 {{\n    return {row};\n}}\n"));
     }
 
     fn line(&mut self, text: &str) {
@@ -128,4 +169,11 @@ impl Program {
             "fn {prefix}data(index: u32) -> u32 {{\n    return data[data[{number}] + index];\n}}"
         ));
     }
+}
+
+/// The element type, if all planes have the same.
+fn uniform_dtype(plan: &Plan) -> Option<Dtype> {
+    let mut dtypes = plan.planes().iter().map(|plane| plane.shape.dtype);
+    let first = dtypes.next()?;
+    dtypes.all(|dtype| dtype == first).then_some(first)
 }

@@ -1,11 +1,10 @@
 //! Recordings for other WebGPU implementations: everything they need, as plain data.
 
-use cacheg_core::{Chunk, Plan, Result};
+use cacheg_core::{Chunk, Order, Plan, Result};
 
-use crate::backend::all_groups;
 use crate::program::{Program, Variant};
 use crate::recording::{Pass, Recording};
-use crate::work::{Target, Work, windows};
+use crate::work::{Work, windows};
 
 /// What decodes a chunk on any implementation of WebGPU.
 ///
@@ -43,19 +42,22 @@ impl Recorded {
     ///
     /// # Errors
     /// If a stage has no WGSL, or a tile is corrupt.
-    pub fn new(chunk: &Chunk<'_>, plan: &Plan, variant: Variant) -> Result<Option<Self>> {
-        let program = Program::new(plan, variant)?;
-        let tiles = windows(chunk, plan, all_groups(chunk), usize::MAX);
-        let [tiles] = tiles.as_slice() else { return Ok(None) };
-        let work = Work::new(chunk, plan, &program, tiles, Target::Window)?;
-        let Recording { work, windows, dispatches } = Recording::new(&program, work, false);
+    pub fn new(chunk: &Chunk<'_>, plan: &Plan, variant: Variant) -> Result<Self> {
+        let layout = chunk.layout();
+        let program = Program::new(plan, variant, layout.rows.next_power_of_two())?;
+        let shares = windows(&[chunk], plan, 0..layout.groups(), usize::MAX, &|_| 0)?;
+        let mut work = Work::default();
+        for share in shares.iter().flatten() {
+            work.add((0, chunk), plan, &program, &share.tiles, None)?;
+        }
+        work.close(&program, Order::HeadMajor)?;
+        let Recording { work, windows, dispatches } = Recording::new(&program, work);
         let name = |pass| match pass {
             Pass::Decode => "decode",
-            Pass::Reconstruct if program.whole_words => "reconstruct",
-            Pass::Reconstruct => "reconstruct_any",
+            Pass::Reconstruct => "reconstruct",
             Pass::CheckEscapes => "check_escapes",
         };
-        Ok(Some(Self {
+        Ok(Self {
             source: program.source,
             data: program.data,
             payload: work.payload,
@@ -63,12 +65,12 @@ impl Recorded {
             scratch_words: work.scratch_words,
             state_words: work.state_words,
             output_words: work.output_words,
-            fault_words: work.names.len(),
+            fault_words: work.tiles.len(),
             windows: windows
                 .iter()
                 .map(|window| bytemuck::cast_slice(std::slice::from_ref(window)).to_vec())
                 .collect(),
             dispatches: dispatches.iter().map(|d| (name(d.pass), d.window, d.groups)).collect(),
-        }))
+        })
     }
 }

@@ -1,14 +1,21 @@
 //! What a program works on: some tiles of a chunk as records and buffers, without any GPU.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
-use cacheg_core::{Chunk, Error, OpenTile, Order, Plan, Plane, Result, ResultExt, dtype_code};
+use cacheg_core::{Chunk, Error, Layout, OpenTile, Order, Plan, Plane, Result, ResultExt, dtype_code};
 
 use crate::program::Program;
 
 /// Most loop iterations of an invocation in one dispatch. Mesa 22 ends invocations without a word after 65,535.
 const MOST_ITERATIONS: u32 = 24_576;
+
+/// Zeros behind the coded tiles: lanes read the word that they would take next, whether they take it or not.
+const PADDING: usize = 32;
+
+/// Elements of a plane of a tile are counted in 24 bits.
+const MOST_ELEMENTS: usize = 1 << 24;
 
 /// `Window` in prelude.wgsl.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -17,35 +24,24 @@ pub(crate) struct Window {
     pub(crate) runs: u32,
     pub(crate) segments: u32,
     pub(crate) tiles: u32,
-    pub(crate) planes: u32,
+    pub(crate) pieces: u32,
     pub(crate) escapes: u32,
-    pub(crate) outputs: u32,
     pub(crate) run_count: u32,
+    pub(crate) piece_count: u32,
     pub(crate) escape_count: u32,
     pub(crate) round: u32,
-    pub(crate) rows: u32,
-    pub(crate) first_row: u32,
-    pub(crate) tile_rows: u32,
-    pub(crate) tile_planes: u32,
-    pub(crate) blocks: u32,
-    pub(crate) first_block: u32,
-    pub(crate) first_plane: u32,
-    pub(crate) plane_count: u32,
+    pub(crate) first_piece: u32,
     pub(crate) order: u32,
-    pub(crate) plane_offset: u32,
-    pub(crate) capacity: u32,
-    pub(crate) row_offset: u32,
-    pub(crate) unused: u32,
+    pub(crate) marks: u32,
 }
 
-/// Where rows go.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Target {
-    /// To a buffer of the window's planes and rows, one after the other, head-major.
-    Window,
-    /// Each plane to a buffer of its own, of so many rows, this one being the first that is coded.
-    Planes { order: Order, capacity: usize, row: usize },
-}
+/// Words of the records in prelude.wgsl.
+const RUN_WORDS: usize = 8;
+const SEGMENT_WORDS: usize = 10;
+const PIECE_WORDS: usize = 16;
+const ESCAPE_WORDS: usize = 4;
+const SEGMENT_COMPLETE: u32 = 16;
+const SEGMENT_KEPT: u32 = 32;
 
 /// Some tiles of a chunk: these groups of planes by these blocks of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,14 +50,55 @@ pub(crate) struct Tiles {
     pub(crate) blocks: Range<usize>,
 }
 
-/// Where a plane is in the output.
+impl Tiles {
+    /// Their planes.
+    pub(crate) fn planes(&self, layout: &Layout) -> Range<usize> {
+        self.groups.start * layout.planes..layout.all_planes.min(self.groups.end * layout.planes)
+    }
+
+    /// Their rows, counted from the first that is coded.
+    pub(crate) fn rows(&self, layout: &Layout) -> Range<usize> {
+        self.blocks.start * layout.rows..layout.tokens.min(self.blocks.end * layout.rows)
+    }
+}
+
+/// Where a plane's elements go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlaneTarget {
+    /// The first word of the plane in the output.
+    pub(crate) word: usize,
+    /// Rows that it has there.
+    pub(crate) capacity: usize,
+    /// Which of them is the first one that is coded.
+    pub(crate) row: usize,
+}
+
+/// Rows of a plane in the output of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlaneOutput {
+    /// Which of the chunks that are decoded together.
+    pub(crate) chunk: usize,
     pub(crate) plane: usize,
+    /// Counted from the first row that is coded.
+    pub(crate) rows: Range<usize>,
     /// Its first word.
     pub(crate) word: usize,
     /// Its bytes.
     pub(crate) bytes: usize,
+}
+
+/// Which tile: layout of its chunk, and place in it.
+#[derive(Debug, Clone)]
+pub(crate) struct TileName {
+    chunk: Arc<str>,
+    layout: Layout,
+    index: usize,
+}
+
+impl std::fmt::Display for TileName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.chunk, self.layout.name(self.index))
+    }
 }
 
 /// Everything that is sent to a GPU for some tiles, and what comes back.
@@ -72,20 +109,20 @@ pub(crate) struct Work {
     pub(crate) table: Vec<u32>,
     pub(crate) scratch_words: usize,
     pub(crate) state_words: usize,
+    /// 0 if elements go elsewhere.
     pub(crate) output_words: usize,
+    /// Whether the output must hold zeros before.
+    pub(crate) zeros: bool,
     /// Dispatches of `decode`.
     pub(crate) rounds: u32,
-    /// Most words of a plane.
-    pub(crate) plane_words: usize,
-    /// Most words of a plane of a tile.
-    pub(crate) tile_words: usize,
+    /// Most invocations that the elements of a piece need.
+    pub(crate) invocations: usize,
     pub(crate) outputs: Vec<PlaneOutput>,
-    /// Rows of the output, and the first of them among the coded ones.
-    pub(crate) rows: Range<usize>,
-    /// For messages.
-    pub(crate) names: Vec<String>,
+    /// The tiles, for messages.
+    pub(crate) tiles: Vec<TileName>,
     /// Values that come out.
     pub(crate) values: u64,
+    records: Records,
 }
 
 /// Bytes of the output of a group of planes for so many rows.
@@ -97,34 +134,73 @@ fn plane_bytes(plane: &Plane, rows: usize) -> usize {
     (plane.channels() * plane.shape.dtype.size() * rows).next_multiple_of(4)
 }
 
-/// Cuts some groups of planes of a chunk into windows whose output has at most `most` bytes, unless a single tile has more.
-pub(crate) fn windows(chunk: &Chunk<'_>, plan: &Plan, groups: Range<usize>, most: usize) -> Vec<Tiles> {
-    let layout = chunk.layout();
-    let (blocks, all) = (layout.blocks(), layout.all_planes);
-    let planes = |group: usize| group * layout.planes..((group + 1) * layout.planes).min(all);
-    let mut windows: Vec<Tiles> = Vec::new();
-    let mut room = 0;
-    for group in groups {
-        let bytes = group_bytes(plan, planes(group), layout.tokens);
-        if bytes > most {
-            let tile = group_bytes(plan, planes(group), layout.rows.min(layout.tokens)).max(1);
-            let step = (most / tile).max(1);
-            for first in (0..blocks).step_by(step) {
-                let blocks = first..blocks.min(first + step);
-                windows.push(Tiles { groups: group..group + 1, blocks });
+/// Tiles of one of the chunks, and bytes of their elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) chunk: usize,
+    pub(crate) tiles: Tiles,
+    bytes: usize,
+}
+
+/// Cuts some groups of planes of chunks into windows whose elements have at most `most` bytes, unless those of a single tile have
+/// more, and go to one buffer each: `buffer` says which one a plane's do.
+///
+/// # Errors
+/// If planes of one tile go to different buffers.
+pub(crate) fn windows(
+    chunks: &[&Chunk<'_>],
+    plan: &Plan,
+    groups: Range<usize>,
+    most: usize,
+    buffer: &dyn Fn(usize) -> usize,
+) -> Result<Vec<Vec<Share>>> {
+    let mut windows: Vec<Vec<Share>> = Vec::new();
+    let (mut room, mut last_buffer) = (0, None);
+    for (number, chunk) in chunks.iter().enumerate() {
+        let layout = *chunk.layout();
+        for group in groups.clone() {
+            let mut tiles = Tiles { groups: group..group + 1, blocks: 0..layout.blocks() };
+            let planes = tiles.planes(&layout);
+            let own = buffer(planes.start);
+            if planes.clone().any(|plane| buffer(plane) != own) {
+                return Err(Error::unsupported("a tile whose planes are in several buffers of a device"));
             }
-            room = 0;
-        } else if bytes <= room
-            && let Some(last) = windows.last_mut()
-        {
-            last.groups.end += 1;
-            room -= bytes;
-        } else if blocks > 0 {
-            windows.push(Tiles { groups: group..group + 1, blocks: 0..blocks });
-            room = most - bytes;
+            let bytes = group_bytes(plan, planes.clone(), layout.tokens);
+            let tile = group_bytes(plan, planes, layout.rows.min(layout.tokens)).max(1);
+            let step = if bytes > most { (most / tile).max(1) } else { layout.blocks() };
+            for first in (0..layout.blocks()).step_by(step.max(1)) {
+                tiles.blocks = first..layout.blocks().min(first + step);
+                let bytes = if bytes > most { tile * tiles.blocks.len() } else { bytes };
+                let share = Share { chunk: number, tiles: tiles.clone(), bytes };
+                match windows.last_mut() {
+                    Some(window) if bytes <= room && last_buffer == Some(own) => {
+                        room -= bytes;
+                        extend(window, share);
+                    }
+                    _ => {
+                        windows.push(vec![share]);
+                        room = most.saturating_sub(bytes);
+                        last_buffer = Some(own);
+                    }
+                }
+            }
         }
     }
-    windows
+    Ok(windows)
+}
+
+/// Adds a share to a window, or to its last share if it goes on there.
+fn extend(window: &mut Vec<Share>, share: Share) {
+    if let Some(last) = window.last_mut()
+        && last.chunk == share.chunk
+        && last.tiles.blocks == share.tiles.blocks
+        && last.tiles.groups.end == share.tiles.groups.start
+    {
+        last.tiles.groups.end = share.tiles.groups.end;
+        last.bytes += share.bytes;
+    } else {
+        window.push(share);
+    }
 }
 
 /// A record number, or an error where 32 bits do not suffice.
@@ -132,85 +208,106 @@ fn word(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(|_| Error::limit("a window of more than 4 GiB"))
 }
 
+/// Where the elements of a chunk go: to a place among the window's own, or to planes that are elsewhere.
+pub(crate) type Planes<'a> = Option<&'a dyn Fn(usize) -> PlaneTarget>;
+
 impl Work {
-    /// Opens tiles and lists what they consist of.
+    /// Opens tiles of one of the chunks and lists what they consist of.
     ///
     /// # Errors
     /// Corrupt tiles; tiles that one invocation would take too long for.
-    pub(crate) fn new(
-        chunk: &Chunk<'_>,
+    pub(crate) fn add(
+        &mut self,
+        (number, chunk): (usize, &Chunk<'_>),
         plan: &Plan,
         program: &Program,
         tiles: &Tiles,
-        target: Target,
-    ) -> Result<Self> {
+        planes: Planes<'_>,
+    ) -> Result<()> {
         let layout = *chunk.layout();
-        let mut work = Self::default();
-        let mut records = Records::default();
+        let rows = tiles.rows(&layout);
+        let mut targets = Vec::new();
+        for plane in &plan.planes()[tiles.planes(&layout)] {
+            let own = PlaneTarget { word: self.output_words, capacity: rows.len(), row: 0 };
+            let target = planes.map_or(own, |planes| {
+                let target = planes(plane.index);
+                PlaneTarget { row: target.row + rows.start, ..target }
+            });
+            targets.push(target);
+            let bytes = plane.channels() * plane.shape.dtype.size() * rows.len();
+            self.outputs.push(PlaneOutput {
+                chunk: number,
+                plane: plane.index,
+                rows: rows.clone(),
+                word: target.word,
+                bytes,
+            });
+            if planes.is_none() {
+                self.output_words += bytes.div_ceil(4);
+            }
+            self.values += (plane.channels() * rows.len()) as u64;
+        }
+        let first_plane = tiles.planes(&layout).start;
+        let name: Arc<str> = chunk.to_string().into();
         for group in tiles.groups.clone() {
             for block in tiles.blocks.clone() {
-                let tile = chunk.open_tile(plan, group * layout.blocks() + block)?;
-                work.add_tile(plan, program, &tile, &mut records).at(|| tile.to_string())?;
+                let index = group * layout.blocks() + block;
+                let tile = chunk.open_tile(plan, index)?;
+                let position = chunk.position() + (chunk.exact_rows()[0] + tile.first) as u64;
+                let targets = &targets[tile.planes.start - first_plane..tile.planes.end - first_plane];
+                let at = tile.first - rows.start;
+                self.add_tile(plan, program, &tile, position, targets, at).at(|| tile.to_string())?;
+                self.tiles.push(TileName { chunk: name.clone(), layout, index });
             }
         }
-        let first_row = tiles.blocks.start * layout.rows;
-        work.rows = first_row..layout.tokens.min(tiles.blocks.end * layout.rows);
-        let planes =
-            tiles.groups.start * layout.planes..layout.all_planes.min(tiles.groups.end * layout.planes);
-        if !matches!(target, Target::Window) && planes.len() > u16::MAX.into() {
-            return Err(Error::unsupported("a model of so many planes on a GPU"));
-        }
-        for plane in &plan.planes()[planes.clone()] {
-            let bytes = plane_bytes(plane, work.rows.len());
-            let shape = plane.shape;
-            let at = if matches!(target, Target::Window) { word(work.output_words)? } else { 0 };
-            let output = [at, shape.heads, shape.head_dim, dtype_code(shape.dtype)];
-            records.outputs.extend(output);
-            work.outputs.push(PlaneOutput {
-                plane: plane.index,
-                word: work.output_words,
-                bytes: plane.channels() * shape.dtype.size() * work.rows.len(),
-            });
-            work.output_words += bytes / 4;
-            work.plane_words = work.plane_words.max(bytes / 4);
-            let rows = layout.rows.min(work.rows.len());
-            work.tile_words = work.tile_words.max(plane_bytes(plane, rows) / 4);
-            work.values += (plane.channels() * work.rows.len()) as u64;
-        }
-        let (order, capacity, row_offset) = match target {
-            Target::Window => (Order::HeadMajor, work.rows.len(), 0),
-            Target::Planes { order, capacity, row } => (order, capacity, row + first_row),
-        };
+        Ok(())
+    }
+
+    /// Puts the records together.
+    ///
+    /// # Errors
+    /// If they are too many.
+    pub(crate) fn close(&mut self, program: &Program, order: Order) -> Result<()> {
+        let records = std::mem::take(&mut self.records);
+        let counts = [
+            records.runs.len() / RUN_WORDS,
+            records.pieces.len() / PIECE_WORDS,
+            records.escapes.len() / ESCAPE_WORDS,
+        ];
+        let pieces = word(records.runs.len() + records.segments.len() + records.tiles.len())?;
+        self.table = records.runs;
         let mut place = |record: Vec<u32>| {
-            let at = word(work.table.len());
-            work.table.extend(record);
+            let at = word(self.table.len());
+            self.table.extend(record);
             at
         };
-        work.window = Window {
-            run_count: word(records.runs.len() / 8)?,
-            escape_count: word(records.escapes.len() / 4)?,
-            runs: place(records.runs)?,
+        let window = Window {
+            runs: 0,
             segments: place(records.segments)?,
             tiles: place(records.tiles)?,
-            planes: place(records.planes)?,
+            pieces: place(records.pieces)?,
             escapes: place(records.escapes)?,
-            outputs: place(records.outputs)?,
+            run_count: word(counts[0])?,
+            piece_count: word(counts[1])?,
+            escape_count: word(counts[2])?,
             round: 0,
-            rows: word(work.rows.len())?,
-            first_row: word(first_row)?,
-            tile_rows: word(layout.rows)?,
-            tile_planes: word(layout.planes)?,
-            blocks: word(tiles.blocks.len())?,
-            first_block: word(tiles.blocks.start)?,
-            first_plane: word(planes.start)?,
-            plane_count: word(planes.len())?,
+            first_piece: 0,
             order: u32::from(order == Order::TokenMajor),
-            plane_offset: 0,
-            capacity: word(capacity)?,
-            row_offset: word(row_offset)?,
-            unused: 0,
+            marks: word(self.scratch_words)?,
         };
-        Ok(work)
+        debug_assert_eq!(pieces, window.pieces);
+        // Segments name their pieces by address.
+        let segments = window.segments as usize..window.tiles as usize;
+        for segment in self.table[segments].chunks_exact_mut(SEGMENT_WORDS) {
+            segment[8] = window.pieces + PIECE_WORDS as u32 * segment[8];
+        }
+        if program.one_pass {
+            self.scratch_words += counts[2];
+        }
+        self.payload.extend([0; PADDING]);
+        self.zeros = !program.whole_words;
+        self.window = window;
+        Ok(())
     }
 
     fn add_tile(
@@ -218,10 +315,11 @@ impl Work {
         plan: &Plan,
         program: &Program,
         tile: &OpenTile<'_>,
-        records: &mut Records,
+        position: u64,
+        targets: &[PlaneTarget],
+        row: usize,
     ) -> Result<()> {
-        let number = word(self.names.len())?;
-        self.names.push(tile.to_string());
+        let number = word(self.tiles.len())?;
         let address = word(self.payload.len() * 4)?;
         let (whole, rest) = tile.bytes.as_chunks::<4>();
         self.payload.extend(whole.iter().map(|bytes| u32::from_le_bytes(*bytes)));
@@ -229,30 +327,43 @@ impl Work {
         last[..rest.len()].copy_from_slice(rest);
         self.payload.push(u32::from_le_bytes(last));
 
+        let records = &mut self.records;
         let stream = plan.kernel_stream(tile)?;
-        let first_segment = word(records.segments.len() / 8)?;
-        let escapes = records.escapes.len() / 4;
+        let first_segment = word(records.segments.len() / SEGMENT_WORDS)?;
+        let first_piece = word(records.pieces.len() / PIECE_WORDS)?;
+        let escapes = records.escapes.len() / ESCAPE_WORDS;
         let stream_address = word(address as usize + tile.stream)?;
-        let plane_record = word(records.planes.len())?;
-        records.tiles.extend([
-            stream_address,
-            word(escapes)?,
-            word(escapes + tile.escapes.len())?,
-            plane_record,
-        ]);
+        records.tiles.extend([stream_address, word(escapes)?, word(escapes + tile.escapes.len())?]);
+        for (target, plane) in targets.iter().zip(&plan.planes()[tile.planes.clone()]) {
+            let elements = plane.channels() * tile.rows;
+            if elements >= MOST_ELEMENTS {
+                return Err(Error::unsupported("tiles of so many values on a GPU; the CPU decodes them"));
+            }
+            let shape = plane.shape;
+            let invocations = if program.whole_words { elements * shape.dtype.size() / 4 } else { elements };
+            self.invocations = self.invocations.max(invocations);
+            records.pieces.extend([0, 0, 0, 0, number, word(plane.index)?, word(target.word)?]);
+            records.pieces.extend([shape.heads, shape.head_dim, dtype_code(shape.dtype), word(tile.rows)?]);
+            records.pieces.extend([word(target.row + row)?, word(target.capacity)?]);
+            records.pieces.extend([position as u32, (position >> 32) as u32, 0]);
+        }
         let mut symbols = 0;
         let mut escaped = tile.escapes.iter().peekable();
-        let mut part = None;
         for (index, (segment, own)) in (0u32..).zip(tile.segments.iter().zip(&stream.segments)) {
             let at = first_segment + index;
-            if part != Some((segment.plane, segment.part)) {
-                if part.is_none_or(|(plane, _)| plane != segment.plane) {
-                    records.planes.extend([0; 4]);
-                }
-                let parts = records.planes.len() - 4;
-                records.planes[parts + segment.part] = at;
-                part = Some((segment.plane, segment.part));
+            let piece = first_piece + word(segment.plane - tile.planes.start)?;
+            if segment.symbol_plane == 0 {
+                records.pieces[piece as usize * PIECE_WORDS + segment.part] = at;
             }
+            let next = tile.segments.get(index as usize + 1);
+            let follows =
+                |part: usize| next.is_some_and(|next| next.plane == segment.plane && next.part == part);
+            let complete = !follows(segment.part);
+            let asked_for = !complete || follows(segment.part + 1);
+            let kept = asked_for || !program.one_pass;
+            let flags = segment.part as u32
+                | if complete { SEGMENT_COMPLETE } else { 0 }
+                | if kept { SEGMENT_KEPT } else { 0 };
             records.segments.extend([
                 word(segment.rows)?,
                 word(segment.cols)?,
@@ -262,8 +373,12 @@ impl Work {
                 word(symbols)?,
                 u32::from(segment.alphabet.size),
                 number,
+                piece,
+                flags,
             ]);
-            self.scratch_words += own[0] as usize;
+            if kept {
+                self.scratch_words += own[0] as usize;
+            }
             while let Some((index, value)) =
                 escaped.next_if(|(index, _)| (*index as usize) < symbols + segment.len())
             {
@@ -272,8 +387,9 @@ impl Work {
             symbols += segment.len();
         }
         for run in stream.runs {
+            // Columns of one word are never apart.
             let step = (MOST_ITERATIONS / run.cost.max(1)) & !3;
-            let step = step.max(1);
+            let step = step.max(if program.one_pass { 4 } else { 1 });
             if run.cost > 2 * MOST_ITERATIONS {
                 return Err(Error::unsupported("tiles of so many rows on a GPU; the CPU decodes them"));
             }
@@ -295,12 +411,11 @@ impl Work {
 }
 
 /// Records by kind.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Records {
     runs: Vec<u32>,
     segments: Vec<u32>,
     tiles: Vec<u32>,
-    planes: Vec<u32>,
+    pieces: Vec<u32>,
     escapes: Vec<u32>,
-    outputs: Vec<u32>,
 }

@@ -21,7 +21,7 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Build, Error, Kernel, Part, Plane, Plugin, Result, Role, Stage, TileCx,
+    BindCx, BoundTransform, Build, Error, Kernel, Part, Plane, Plugin, Result, Role, Rows, Stage, TileCx,
     Transform, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2, s};
@@ -117,7 +117,7 @@ impl BoundTransform for Bound {
     }
 
     fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
-        Some(Kernel::new(include_str!("anchor_delta.wgsl"), vec![self.group as u32]))
+        Some(Kernel::new(include_str!("anchor_delta.wgsl"), vec![self.group as u32]).with_rows(Rows::Parts))
     }
 
     fn forward(

@@ -13,7 +13,8 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Build, Kernel, Plane, Plugin, Result, Stage, TileCx, Transform, config, settings,
+    BindCx, BoundTransform, Build, Kernel, Plane, Plugin, Result, Rows, Stage, TileCx, Transform, config,
+    settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde_json::Value;
@@ -69,7 +70,7 @@ impl BoundTransform for Identity {
     }
 
     fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
-        Some(Kernel::new(include_str!("identity.wgsl"), Vec::new()))
+        Some(Kernel::new(include_str!("identity.wgsl"), Vec::new()).with_rows(Rows::Same))
     }
 
     fn forward(

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use cacheg_core::{
     Accumulator, BindCx, BoundTransform, Build, Calibrator, Error, Kernel, PartCx, Plane, Plugin, Result,
-    Seen, Source, Stage, StageData, TileCx, Transform, config, settings,
+    Rows, Seen, Source, Stage, StageData, TileCx, Transform, config, settings,
 };
 use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -144,7 +144,7 @@ impl BoundTransform for Bound {
             next += means.len();
         }
         data.extend(self.means.iter().flatten().map(|mean| mean.to_bits()));
-        Some(Kernel::new(include_str!("mean.wgsl"), data))
+        Some(Kernel::new(include_str!("mean.wgsl"), data).with_rows(Rows::Same))
     }
 
     fn forward(

@@ -80,7 +80,9 @@ fn auto() -> Box<dyn Backend> {
 mod fallback {
     use std::sync::Arc;
 
-    use cacheg_core::{Backend, Chunk, Cpu, Decoder, Error, ErrorKind, KvOut, Plan, Progress, Result};
+    use cacheg_core::{
+        Backend, Chunk, Cpu, Decoder, Error, ErrorKind, KvOut, KvViewMut, Plan, Progress, Result,
+    };
     use cacheg_gpu::Gpu;
 
     /// A GPU, and the CPU for what that cannot do or fails at.
@@ -143,6 +145,24 @@ mod fallback {
                 }
             }
             self.cpu.decode(chunk, KvOut::Host(view, row), progress)
+        }
+
+        fn decode_all(
+            &mut self,
+            chunks: &[(&Chunk<'_>, usize)],
+            out: &mut KvViewMut<'_>,
+            progress: Progress<'_>,
+        ) -> Result<()> {
+            if let Some(gpu) = &mut self.gpu {
+                match gpu.decode_all(chunks, out, progress) {
+                    Err(error) if may_fall_back(&error) => {
+                        tracing::warn!(%error, "going on with the CPU");
+                        self.gpu = None;
+                    }
+                    done => return done,
+                }
+            }
+            self.cpu.decode_all(chunks, out, progress)
         }
     }
 }

@@ -87,20 +87,20 @@ impl Decode<'_> {
             KvCache::try_zeros(&container.header.geometry, container.rows(), container.header.position)?;
         let Container { header, chunks, .. } = container;
         let mut view = cache.view_mut();
-        let mut bound: Option<(&Chunk<'_>, Box<dyn Decoder>)> = None;
-        let mut row = 0;
-        for (index, chunk) in chunks.iter().enumerate() {
-            let place = || format!("chunk {index} ({chunk})");
-            // Chunks that carry their own tables are bound one by one; the others share a decoder.
-            let decoder = match &mut bound {
-                Some((first, decoder)) if chunk.coded_like(first) => decoder,
-                slot => {
-                    let plan = chunk.bind(self.registry, self.profile).at(place)?;
-                    &mut slot.insert((chunk, self.backend.decoder(plan).at(place)?)).1
-                }
-            };
-            decoder.decode(chunk, KvOut::Host(&mut view, row), progress).at(place)?;
-            row += chunk.rows();
+        let starts = chunks.iter().scan(0, |row, chunk| {
+            let start = *row;
+            *row += chunk.rows();
+            Some(start)
+        });
+        let placed: Vec<(&Chunk<'_>, usize)> = chunks.iter().zip(starts).collect();
+        // Chunks that carry their own tables are bound one by one; the others share a decoder.
+        let mut index = 0;
+        for alike in placed.chunk_by(|(a, _), (b, _)| b.coded_like(a)) {
+            let first = alike[0].0;
+            let place = || format!("chunk {index} ({first})");
+            let plan = first.bind(self.registry, self.profile).at(place)?;
+            self.backend.decoder(plan).at(place)?.decode_all(alike, &mut view, progress)?;
+            index += alike.len();
         }
         drop(view);
         Ok(Decoded { cache, kept, metadata: header.metadata })

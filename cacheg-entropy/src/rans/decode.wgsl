@@ -1,28 +1,62 @@
 // `rans`: 32 lanes share a stream. Twin of scalar.rs; see rans.rs for the format.
 //
 // Data: where the tables begin; then two words for each channel: number of its (first) table, and the limits of its contexts
-// with bit 16 set, or 0; then the tables, 32 times four words. Scratch of a segment: column after column, four steps of a
-// lane to a word, lanes side by side.
+// with bit 16 set, or 0; then the tables: 32 times three words. These are threshold, 2048 times alias and 65,536 times delta;
+// the frequencies of bucket and alias; first symbol, and 256 times log2 of the number of symbols. A threshold of 0 stands for a
+// bucket that is whole, and its own alias.
+//
+// Scratch of a segment: column after column, four steps of a lane to a word, lanes side by side.
 
-// Tables of the column that is being decoded: for each bucket threshold and alias, the frequencies of both, delta and first
-// symbol, log2 of the number of symbols.
-var<workgroup> $tables: array<vec4<u32>, 128>;
-// Words of the stream that are used up.
-var<private> $used: u32;
+// The first two words of the entries of a column's tables where lanes use different ones.
+var<workgroup> $tables: array<vec2<u32>, $TABLES>;
+// Columns that wait to be handed over together, like scratch.
+var<workgroup> $stash: array<u32, STASH_WORDS>;
+// Of the payload: the next word, in units of two bytes.
+var<private> $next: u32;
 
-fn $refill(run: Run, x: u32, lane: u32, busy: bool) -> u32 {
-    let empty = busy && x < 65536u;
+// A lane's state behind the symbol it is in, which the second number is.
+fn $advance(x: u32, entry: vec2<u32>) -> vec2<u32> {
+    let bucket = extractBits(x, 11u, 5u);
+    let r = x & 2047u;
+    let own = r < (entry.x & 2047u);
+    let coded = select(extractBits(entry.x, 11u, 5u), bucket, own);
+    let frequency = select(entry.y >> 16u, entry.y & 0xffffu, own);
+    let offset = select((r + (entry.x >> 16u)) & 0xffffu, r, own);
+    return vec2<u32>(frequency * (x >> 16u) + offset, coded);
+}
+
+// Who has an empty state takes the next word, in the order of the lanes. What is beyond the stream is noticed at its end.
+fn $refill(x: u32, lane: u32, empty: bool) -> u32 {
     let votes = ballot(lane, empty);
-    let word = $used + countOneBits(votes & ((1u << lane) - 1u));
-    $used += countOneBits(votes);
-    if !empty {
-        return x;
+    let at = $next + countOneBits(votes & ((1u << lane) - 1u));
+    $next += countOneBits(votes);
+    let word = extractBits(payload[at >> 1u], (at & 1u) << 4u, 16u);
+    return select(x, (x << 16u) | word, empty);
+}
+
+// One symbol of each lane, from the table that they share.
+fn $step(x: u32, lane: u32) -> vec2<u32> {
+    let bucket = extractBits(x, 11u, 5u);
+    let found = $advance(x, vec2<u32>(given(0u, bucket), given(1u, bucket)));
+    return vec2<u32>($refill(found.x, lane, found.x < 65536u), found.y);
+}
+
+// The low bits of a symbol whose bucket is decoded.
+fn $low(x: u32, coded: u32) -> vec2<u32> {
+    let split = given(2u, coded);
+    let keep = 16u - (split >> 8u);
+    let found = ((split & 0xffu) + ((x & 0xffffu) >> keep)) & 0xffu;
+    return vec2<u32>(((x >> 16u) << keep) | (x & ((1u << keep) - 1u)), found);
+}
+
+// Four symbols are where they belong: places in scratch and among the columns that wait.
+fn $put(segment: u32, places: vec2<u32>, packed: u32) {
+    if kept(segment) {
+        scratch_set(segment, places.x, packed);
     }
-    if 2u * word + 130u > run.bytes {
-        fault(run.tile, FAULT_SHORT);
-        return x << 16u;
+    if columns_together(segment) > 0u {
+        $stash[places.y] = packed;
     }
-    return (x << 16u) | payload_u16(run.begin + 128u + 2u * word);
 }
 
 fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
@@ -33,78 +67,139 @@ fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
     let quads = (steps + 3u) / 4u;
     let alphabet = segment_alphabet(segment);
     let channel = 1u + 2u * (segment_own(segment) + col);
-    let number = $data(channel);
     let limits = $data(channel + 1u);
-    let contexts = limits != 0u;
-    workgroupBarrier();
-    for (var t = 0u; t < select(1u, 4u, contexts); t++) {
-        let at = $data(0u) + 128u * (number + t) + 4u * lane;
-        $tables[32u * t + lane] = vec4<u32>($data(at), $data(at + 1u), $data(at + 2u), $data(at + 3u));
-    }
-    workgroupBarrier();
+    let together = max(columns_together(segment), 1u);
+    var places = vec2<u32>(col, col % together) * (32u * quads) + lane;
     var x = start;
-    var table = 0u;
+    var step = 0u;
+    if limits != 0u {
+        let number = $data(channel);
+        workgroupBarrier();
+        for (var t = 0u; t < 4u; t++) {
+            let at = $data(0u) + 96u * (number + t) + 3u * lane;
+            $tables[min(32u * t + lane, $TABLES - 1u)] = vec2<u32>($data(at), $data(at + 1u));
+        }
+        workgroupBarrier();
+        var table = 0u;
+        var packed = 0u;
+        for (; step < steps; step++) {
+            let busy = lane < select(more, 32u, step < whole);
+            let found = $advance(x, $tables[min(table + extractBits(x, 11u, 5u), $TABLES - 1u)]);
+            x = select(x, found.x, busy);
+            x = $refill(x, lane, busy && x < 65536u);
+            table = 32u + select(0u, 32u, found.y >= (limits & 0xffu))
+                + select(0u, 32u, found.y >= ((limits >> 8u) & 0xffu));
+            packed |= found.y << (8u * (step & 3u));
+            if (step & 3u) == 3u || step + 1u == steps {
+                $put(segment, places, packed);
+                places += 32u;
+                packed = 0u;
+            }
+        }
+        return x;
+    }
+    if alphabet <= 32u {
+        // Steps of all lanes, four at a time: nearly all of the work.
+        for (; step + 4u <= whole; step += 4u) {
+            let a = $step(x, lane);
+            let b = $step(a.x, lane);
+            let c = $step(b.x, lane);
+            let d = $step(c.x, lane);
+            x = d.x;
+            $put(segment, places, a.y | (b.y << 8u) | (c.y << 16u) | (d.y << 24u));
+            places += 32u;
+        }
+    }
     var packed = 0u;
-    for (var step = 0u; step < steps; step++) {
+    for (; step < steps; step++) {
         let busy = lane < select(more, 32u, step < whole);
-        let bucket = (x >> 11u) & 31u;
-        let r = x & 2047u;
-        let entry = $tables[table + bucket];
-        let own = r < (entry.x & 0xffffu);
-        let coded = select((entry.x >> 16u) & 31u, bucket, own);
-        let frequency = select(entry.y >> 16u, entry.y & 0xffffu, own);
-        let offset = select((r + entry.z) & 0xffffu, r, own);
-        x = $refill(run, select(x, frequency * (x >> 16u) + offset, busy), lane, busy);
-        var found = coded;
+        let bucket = extractBits(x, 11u, 5u);
+        var found = $advance(x, vec2<u32>(given(0u, bucket), given(1u, bucket)));
+        x = select(x, found.x, busy);
+        x = $refill(x, lane, busy && x < 65536u);
         if alphabet > 32u {
-            let split = $tables[coded];
-            let keep = 16u - split.w;
-            found = ((split.z >> 16u) + ((x & 0xffffu) >> keep)) & 0xffu;
-            let rest = ((x >> 16u) << keep) | (x & ((1u << keep) - 1u));
-            x = $refill(run, select(x, rest, busy), lane, busy);
-            if busy && found >= alphabet {
+            found = $low(x, found.y);
+            x = select(x, found.x, busy);
+            x = $refill(x, lane, busy && x < 65536u);
+            if busy && found.y >= alphabet {
                 fault(run.tile, FAULT_ALPHABET);
             }
         }
-        if contexts {
-            table = 32u + select(0u, 32u, found >= (limits & 0xffu))
-                + select(0u, 32u, found >= ((limits >> 8u) & 0xffu));
-        }
-        packed |= found << (8u * (step & 3u));
+        packed |= found.y << (8u * (step & 3u));
         if (step & 3u) == 3u || step + 1u == steps {
-            scratch_set(segment, (col * quads + step / 4u) * 32u + lane, packed);
+            $put(segment, places, packed);
+            places += 32u;
             packed = 0u;
         }
     }
     return x;
 }
 
+// Hands over the columns up to `col`: each lane its own rows, which it has put there itself.
+fn $hand_over(segment: u32, col: u32, lane: u32) {
+    let together = columns_together(segment);
+    if together == 0u || (col + 1u) % together != 0u {
+        return;
+    }
+    let rows = segment_rows(segment);
+    let whole = rows / 32u;
+    let more = rows % 32u;
+    let steps = whole + select(0u, 1u, lane < more);
+    let quads = (whole + select(0u, 1u, more > 0u) + 3u) / 4u;
+    let first = lane * whole + min(lane, more);
+    for (var quad = 0u; 4u * quad < steps; quad++) {
+        var packed = vec4<u32>();
+        for (var i = 0u; i < together; i++) {
+            packed[i] = $stash[(i * quads + quad) * 32u + lane];
+        }
+        let end = min(steps - 4u * quad, 4u);
+        for (var step = 0u; step < end; step++) {
+            let symbols = (packed >> vec4<u32>(8u * step)) & vec4<u32>(0xffu);
+            emit(segment, first + 4u * quad + step, col + 1u - together, symbols);
+        }
+    }
+}
+
 fn $decode(run: Run, lane: u32) {
+    let start = run.begin / 2u + 64u;
     var x: u32;
+    var table = 0xffffffffu;
     if run.first == 0u {
         x = payload[run.begin / 4u + lane];
-        $used = 0u;
+        $next = start;
         if x < 65536u {
             fault(run.tile, FAULT_END);
         }
     } else {
         x = state(run, lane);
-        $used = state(run, 32u);
+        $next = state(run, 32u);
     }
     var first = 0u;
     for (var s = run.segment; s < run.segment + run.segments; s++) {
         let next = first + segment_cols(s);
-        for (var unit = max(run.first, first); unit < min(run.end, next); unit++) {
-            x = $column(run, s, unit - first, lane, x);
+        if run.first < next && run.end > first {
+            // Other lanes' symbols of the segments before may be asked for.
+            storageBarrier();
+            emit_from(s);
+            for (var unit = max(run.first, first); unit < min(run.end, next); unit++) {
+                let number = $data(1u + 2u * (segment_own(s) + unit - first));
+                if number != table {
+                    let at = $data(0u) + 96u * number + 3u * lane;
+                    give(lane, vec3<u32>($data(at), $data(at + 1u), $data(at + 2u)));
+                    table = number;
+                }
+                x = $column(run, s, unit - first, lane, x);
+                $hand_over(s, unit - first, lane);
+            }
         }
         first = next;
     }
     if run.end < run.units {
         set_state(run, lane, x);
         if lane == 0u {
-            set_state(run, 32u, $used);
+            set_state(run, 32u, $next);
         }
-    } else if x != 65536u || 2u * $used + 128u != run.bytes {
+    } else if x != 65536u || 2u * ($next - start) + 128u != run.bytes {
         fault(run.tile, FAULT_END);
     }
 }
@@ -116,12 +211,12 @@ fn $symbol(segment: u32, row: u32, col: u32) -> u32 {
     let quads = (whole + select(0u, 1u, more > 0u) + 3u) / 4u;
     // The first lanes have one row more.
     let longer = more * (whole + 1u);
-    var lane = row / (whole + 1u);
-    var step = row % (whole + 1u);
-    if row >= longer {
-        lane = more + (row - longer) / max(whole, 1u);
-        step = (row - longer) % max(whole, 1u);
-    }
+    let late = row >= longer;
+    let each = select(whole + 1u, max(whole, 1u), late);
+    let within = select(row, row - longer, late);
+    let turn = quotient(within, each);
+    let lane = turn + select(0u, more, late);
+    let step = within - turn * each;
     let word = scratch_get(segment, (col * quads + step / 4u) * 32u + lane);
     return (word >> (8u * (step & 3u))) & 0xffu;
 }

@@ -26,15 +26,18 @@ pub(super) fn kernel(coder: &BoundRans) -> CoderKernel {
     for table in &coder.decode {
         for bucket in 0..LANES {
             data.extend([
-                both(table.threshold[bucket], table.alias[bucket]),
+                both(table.packed[bucket], table.delta[bucket]),
                 both(table.freq[bucket], table.alias_freq[bucket]),
-                both(table.delta[bucket], table.base[bucket]),
-                u32::from(table.bits[bucket]),
+                u32::from(table.base[bucket]) | u32::from(table.bits[bucket]) << 8,
             ]);
         }
     }
+    // Memory of a workgroup is scarce: only contexts need tables there.
+    let contexts = data[2..].iter().take(2 * channels).step_by(2).any(|limits| *limits != 0);
+    let tables = if contexts { "128u" } else { "1u" };
+    let source = include_str!("decode.wgsl").replace("$TABLES", tables);
     // One word for each lane, and the words that are used up.
-    CoderKernel::new(Kernel::new(include_str!("decode.wgsl"), data), LANES as u32, LANES as u32 + 1)
+    CoderKernel::new(Kernel::new(source, data), LANES as u32, LANES as u32 + 1).with_columns()
 }
 
 pub(super) fn stream(coder: &BoundRans, segments: &[Segment], bytes: &[u8]) -> Result<KernelStream> {

@@ -1,5 +1,6 @@
-// Which lanes vote, by workgroup memory and one barrier. Three ballots in turn: one is written, one read and one cleared
-// between two barriers.
+// What lanes know of each other, by workgroup memory and barriers.
+
+// Which lanes vote. Three ballots in turn: one is written, one read and one cleared between two barriers.
 var<workgroup> ballots: array<atomic<u32>, 3>;
 var<private> ballot_turn: u32;
 
@@ -14,4 +15,19 @@ fn ballot(lane: u32, vote: bool) -> u32 {
     }
     workgroupBarrier();
     return atomicLoad(&ballots[turn]);
+}
+
+// An entry of each lane, word by word.
+var<workgroup> entries: array<u32, 96>;
+
+fn give(lane: u32, entry: vec3<u32>) {
+    workgroupBarrier();
+    entries[lane] = entry.x;
+    entries[32u + lane] = entry.y;
+    entries[64u + lane] = entry.z;
+    workgroupBarrier();
+}
+
+fn given(word: u32, lane: u32) -> u32 {
+    return entries[32u * word + lane];
 }

@@ -1,4 +1,16 @@
-// Which lanes vote, where a subgroup has at least 32 of them, so that it holds the whole workgroup.
+// What lanes know of each other, where a subgroup has at least 32 invocations, so that it holds the whole workgroup.
+
 fn ballot(lane: u32, vote: bool) -> u32 {
     return subgroupBallot(vote).x;
+}
+
+// An entry of each lane.
+var<private> entry_of_lane: vec3<u32>;
+
+fn give(lane: u32, entry: vec3<u32>) {
+    entry_of_lane = entry;
+}
+
+fn given(word: u32, lane: u32) -> u32 {
+    return subgroupShuffle(entry_of_lane[word], lane);
 }

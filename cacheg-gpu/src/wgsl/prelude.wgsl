@@ -5,33 +5,20 @@ struct Window {
     runs: u32,
     segments: u32,
     tiles: u32,
-    planes: u32,
+    pieces: u32,
     escapes: u32,
-    outputs: u32,
-    // How many runs and escapes there are.
+    // How many there are.
     run_count: u32,
+    piece_count: u32,
     escape_count: u32,
     // The number of the dispatch that takes the runs further.
     round: u32,
-    // Rows of the output and the first of them, counted from the first row that is coded.
-    rows: u32,
-    first_row: u32,
-    // How tiles are laid out: rows and planes of one, runs of rows, the window's first block and group.
-    tile_rows: u32,
-    tile_planes: u32,
-    blocks: u32,
-    first_block: u32,
-    // The window's first plane and their number.
-    first_plane: u32,
-    plane_count: u32,
+    // The first piece of the dispatch.
+    first_piece: u32,
     // 0: [heads, tokens, head_dim], 1: [tokens, heads, head_dim].
     order: u32,
-    // The first plane of the dispatch.
-    plane_offset: u32,
-    // Rows of the output's planes, and which of them is the first row here.
-    capacity: u32,
-    row_offset: u32,
-    unused0: u32,
+    // Where in `scratch` a word for each escape says whether its symbol was found.
+    marks: u32,
 }
 
 @group(0) @binding(0) var<uniform> window: Window;
@@ -44,7 +31,7 @@ struct Window {
 // Symbols, as the coder likes them.
 @group(0) @binding(4) var<storage, read_write> scratch: array<u32>;
 @group(0) @binding(5) var<storage, read_write> states: array<u32>;
-@group(0) @binding(6) var<storage, read_write> output: array<u32>;
+// Elements are `output`, binding 6.
 // One word for each tile: what is wrong with it.
 @group(0) @binding(7) var<storage, read_write> faults: array<atomic<u32>>;
 
@@ -63,6 +50,32 @@ fn fault(tile: u32, code: u32) {
     atomicOr(&faults[tile], code);
 }
 
+// n / d where n < 2^24: division of integers is slow everywhere.
+fn quotient(n: u32, d: u32) -> u32 {
+    let q = u32(f32(n) / f32(d));
+    // Off by one at most, whatever a device makes of the division.
+    let below = select(q, q - 1u, q * d > n);
+    return select(below, below + 1u, n - below * d >= d);
+}
+
+// A plane of a tile.
+const PIECE_WORDS: u32 = 16u;
+
+// First segments of its parts come first.
+const PIECE_TILE: u32 = 4u;
+const PIECE_PLANE: u32 = 5u;
+// Where its plane is in `output`, in words.
+const PIECE_OUTPUT: u32 = 6u;
+const PIECE_HEADS: u32 = 7u;
+const PIECE_DIM: u32 = 8u;
+const PIECE_DTYPE: u32 = 9u;
+const PIECE_ROWS: u32 = 10u;
+// Which row of the output's plane its first one is, and how many rows the plane has.
+const PIECE_FIRST: u32 = 11u;
+const PIECE_CAPACITY: u32 = 12u;
+// The position of its first row in the context: low half, high half.
+const PIECE_POSITION: u32 = 13u;
+
 // A value that a stage is asked for: row and column of a part of a plane in a tile.
 struct Place {
     plane: u32,
@@ -70,7 +83,7 @@ struct Place {
     row: u32,
     col: u32,
     tile: u32,
-    // Record of the plane in the tile.
+    // Record of the piece.
     at: u32,
 }
 
@@ -82,7 +95,20 @@ fn in_col(p: Place, col: u32) -> Place {
     return Place(p.plane, p.part, p.row, col, p.tile, p.at);
 }
 
-const SEGMENT_WORDS: u32 = 8u;
+fn piece_place(at: u32, row: u32, col: u32) -> Place {
+    return Place(table[at + PIECE_PLANE], 0u, row, col, table[at + PIECE_TILE], at);
+}
+
+// Where the elements from a channel of a head and row of a piece are in `output`; `each` of them make a word.
+fn output_word(at: u32, head: u32, row: u32, channel: u32, each: u32) -> u32 {
+    let there = table[at + PIECE_FIRST] + row;
+    let by_head = head * table[at + PIECE_CAPACITY] + there;
+    let by_row = there * table[at + PIECE_HEADS] + head;
+    let dim = table[at + PIECE_DIM];
+    return table[at + PIECE_OUTPUT] + (select(by_head, by_row, window.order == 1u) * dim + channel) / each;
+}
+
+const SEGMENT_WORDS: u32 = 10u;
 
 fn segment_word(segment: u32, word: u32) -> u32 {
     return table[window.segments + SEGMENT_WORDS * segment + word];
@@ -123,7 +149,20 @@ fn segment_tile(segment: u32) -> u32 {
     return segment_word(segment, 7u);
 }
 
-const TILE_WORDS: u32 = 4u;
+// Record of its piece.
+fn segment_piece(segment: u32) -> u32 {
+    return segment_word(segment, 8u);
+}
+
+// Its part; and, in the next bits, whether its values are complete with it, and whether later segments ask for it.
+fn segment_flags(segment: u32) -> u32 {
+    return segment_word(segment, 9u);
+}
+
+const SEGMENT_COMPLETE: u32 = 16u;
+const SEGMENT_KEPT: u32 = 32u;
+
+const TILE_WORDS: u32 = 3u;
 
 // Address of a tile's stream.
 fn tile_stream(tile: u32) -> u32 {
@@ -145,11 +184,6 @@ fn part_cols(p: Place) -> u32 {
 // A byte of the payload.
 fn payload_byte(address: u32) -> u32 {
     return (payload[address >> 2u] >> (8u * (address & 3u))) & 0xffu;
-}
-
-// Two bytes at an even address.
-fn payload_u16(address: u32) -> u32 {
-    return (payload[address >> 2u] >> (8u * (address & 2u))) & 0xffffu;
 }
 
 fn side_byte(p: Place, index: u32) -> u32 {
@@ -179,6 +213,7 @@ fn escape(p: Place) -> f32 {
         let middle = low + (high - low) / 2u;
         let index = table[window.escapes + ESCAPE_WORDS * middle];
         if index == wanted {
+            escape_found(segment, p, middle);
             return bitcast<f32>(table[window.escapes + ESCAPE_WORDS * middle + 1u]);
         }
         if index < wanted {

@@ -7,17 +7,18 @@ use cacheg_gpu::DeviceKv;
 
 use super::{GPU, REGISTRY, cache};
 
-/// A buffer's bytes.
-fn read(buffer: &wgpu::Buffer) -> Vec<u8> {
+/// The bytes of a part of a buffer.
+fn read(part: &wgpu::BufferBinding<'_>) -> Vec<u8> {
+    let size = part.size.unwrap().get();
     let (device, queue) = (GPU.wgpu_device(), GPU.wgpu_queue());
     let staging = device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
-        size: buffer.size(),
+        size,
         usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
         mapped_at_creation: false,
     });
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
+    encoder.copy_buffer_to_buffer(part.buffer, part.offset, &staging, 0, size);
     queue.submit([encoder.finish()]);
     let (sender, receiver) = std::sync::mpsc::channel();
     staging.map_async(wgpu::MapMode::Read, .., move |result| sender.send(result).unwrap());
@@ -55,8 +56,8 @@ fn several_chunks_in_one_cache_in_both_orders() {
                     bytes.push(decoded.view().plane_bytes(plane.index).to_vec());
                 }
             }
-            for (plane, buffer) in kv.planes().iter().zip(kv.buffers()) {
-                let (found, parts) = (read(buffer), &expected[plane.index]);
+            for plane in kv.planes() {
+                let (found, parts) = (read(&kv.plane(plane.index).unwrap()), &expected[plane.index]);
                 let heads = plane.shape.heads as usize;
                 let len = plane.shape.head_dim as usize * plane.shape.dtype.size();
                 let element = |row: usize, head: usize| match order {
