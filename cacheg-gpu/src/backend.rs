@@ -13,7 +13,6 @@ use crate::{GpuError, SelfTest, selftest};
 
 /// How much a GPU is given at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Options {
     /// Bytes of elements of a window, which is what is uploaded, decoded and downloaded at a time: as many tiles of as many chunks as
     /// have no more. By default 256 MiB, enough to fill large GPUs, or what the device can bind; on CPUs 32 MiB.
@@ -92,6 +91,11 @@ impl Gpu {
     /// If a stage has no WGSL, or the device fails.
     pub fn open_decoder(&self, plan: Arc<Plan>) -> Result<GpuDecoder> {
         GpuDecoder::new(self.shared.clone(), plan)
+    }
+
+    /// Whether this is the same open adapter. (What wgpu compares, numbers, are unique in one instance only.)
+    pub(crate) fn is(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
     }
 
     /// Bytes of elements of a window.

@@ -72,6 +72,9 @@ impl GpuDecoder {
         if kv.planes() != self.plan.planes() || row + chunk.rows() > kv.tokens() {
             return Err(Error::data("the KV cache on the device is of another geometry, or too short"));
         }
+        if !kv.gpu().is(&self.shared) {
+            return Err(Error::data("the KV cache is in the memory of another device"));
+        }
         let [first, last] = chunk.exact_rows();
         if first + last > 0 {
             let mut cache = KvCache::try_zeros(chunk.geometry(), chunk.rows(), 0)?;

@@ -24,6 +24,7 @@ pub struct DeviceKv {
     buffers: Vec<wgpu::Buffer>,
     /// Of each plane: its buffer, and its bytes there.
     places: Vec<Place>,
+    gpu: Gpu,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +115,12 @@ impl DeviceKv {
             };
             sizes.into_iter().map(buffer).collect()
         })?;
-        Ok(Self { planes, tokens, order, buffers, places })
+        Ok(Self { planes, tokens, order, buffers, places, gpu: gpu.clone() })
+    }
+
+    /// Whose memory it is in.
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
     }
 
     /// Which buffer a plane is in.

@@ -1,16 +1,16 @@
 //! Chunks that stay on the device.
 
 use cacheg_core::{
-    Backend, Chunk, Dtype, Encoder, Geometry, KvOut, LayerGroup, Limits, Order, Pipeline, Shape,
+    Backend, Chunk, Dtype, Encoder, Geometry, Kind, KvOut, LayerGroup, Limits, Order, Pipeline, Shape,
 };
-use cacheg_gpu::DeviceKv;
+use cacheg_gpu::{DeviceKv, Gpu, Options};
 
-use super::{GPU, REGISTRY, cache};
+use super::{GPU, REGISTRY, cache, encode};
 
 /// The bytes of a part of a buffer.
-fn read(part: &wgpu::BufferBinding<'_>) -> Vec<u8> {
+fn read(gpu: &Gpu, part: &wgpu::BufferBinding<'_>) -> Vec<u8> {
     let size = part.size.unwrap().get();
-    let (device, queue) = (GPU.wgpu_device(), GPU.wgpu_queue());
+    let (device, queue) = (gpu.wgpu_device(), gpu.wgpu_queue());
     let staging = device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size,
@@ -57,7 +57,7 @@ fn several_chunks_in_one_cache_in_both_orders() {
                 }
             }
             for plane in kv.planes() {
-                let (found, parts) = (read(&kv.plane(plane.index).unwrap()), &expected[plane.index]);
+                let (found, parts) = (read(&GPU, &kv.plane(plane.index).unwrap()), &expected[plane.index]);
                 let heads = plane.shape.heads as usize;
                 let len = plane.shape.head_dim as usize * plane.shape.dtype.size();
                 let element = |row: usize, head: usize| match order {
@@ -86,6 +86,95 @@ fn several_chunks_in_one_cache_in_both_orders() {
             }
         }
     }
+}
+
+fn small() -> Geometry {
+    let shape = Some(Shape { heads: 2, head_dim: 8, dtype: Dtype::F16 });
+    let layers = LayerGroup { repeat: 3, key: shape, value: shape, latent: None, rope: None };
+    Geometry::new([layers]).unwrap()
+}
+
+/// `[2, layers, tokens, heads * head_dim]`.
+#[test]
+fn one_tensor_as_lmcache_has_it() {
+    let geometry = small();
+    let source = cache(&geometry, 50, 5);
+    let bytes = encode(&source.view(), "sinks(first=4)|mean|bins(step=0.3)|rans").unwrap();
+    let chunk = Chunk::parse(&bytes, &Limits::default()).unwrap();
+    let plan = chunk.bind(&REGISTRY, None).unwrap();
+    let mut kv = DeviceKv::new_lmcache(&GPU, &geometry, 60).unwrap();
+    GPU.decoder(plan.clone()).unwrap().decode(&chunk, KvOut::Device(&mut kv, 10), &|_| ()).unwrap();
+    assert_eq!((kv.buffers().len(), kv.buffers()[0].size()), (1, 2 * 3 * 60 * 2 * 8 * 2));
+    let found = read(
+        &GPU,
+        &wgpu::BufferBinding {
+            buffer: &kv.buffers()[0],
+            offset: 0,
+            size: std::num::NonZeroU64::new(kv.buffers()[0].size()),
+        },
+    );
+    let decoded = super::decode(&cacheg_core::Cpu, &chunk, &plan).unwrap();
+    for plane in geometry.planes() {
+        let kind = usize::from(plane.kind == Kind::Value);
+        let elements = decoded.view().plane_bytes(plane.index).to_vec();
+        for (token, head) in (0..50).flat_map(|token| [(token, 0), (token, 1)]) {
+            let at = (((kind * 3 + plane.layer as usize) * 60 + 10 + token) * 2 + head) * 16;
+            // One row more in front: see `decode`.
+            let from = (head * 51 + 1 + token) * 16;
+            assert_eq!(found[at..at + 16], elements[from..from + 16], "{} {token} {head}", plane.name());
+        }
+    }
+    let shape = |heads| Some(Shape { heads, head_dim: 8, dtype: Dtype::F16 });
+    let layers = LayerGroup { repeat: 1, key: shape(2), value: shape(1), latent: None, rope: None };
+    let uneven = Geometry::new([layers]).unwrap();
+    let message = DeviceKv::new_lmcache(&GPU, &uneven, 8).unwrap_err().to_string();
+    assert!(message.contains("different shapes"), "{message}");
+}
+
+/// Many chunks under way, the verdict on each by a call.
+#[test]
+fn starts_return_and_ends_are_told() {
+    let options = Options { depth: 3, window: Some(10_000), ..Options::default() };
+    let gpu = Gpu::open_with(Some(&GPU.info().name), options).unwrap();
+    let geometry = small();
+    let source = cache(&geometry, 96, 5);
+    let good = encode(&source.view(), "mean|bins(step=0.3)|rans").unwrap();
+    let mut bad = good.clone();
+    let end = bad.len() - 9;
+    bad[end] ^= 0x55;
+    cacheg_core::reseal::chunk(&mut bad);
+    let chunks = [&good, &bad].map(|bytes| Chunk::parse(bytes, &Limits::default()).unwrap());
+    let plan = chunks[0].bind(&REGISTRY, None).unwrap();
+    let kv = DeviceKv::new(&gpu, &geometry, 4 * 96, Order::HeadMajor).unwrap();
+    let mut decoder = gpu.open_decoder(plan.clone()).unwrap();
+    let (sender, verdicts) = std::sync::mpsc::channel();
+    let mut started = Vec::new();
+    for (number, chunk) in [&chunks[0], &chunks[0], &chunks[1], &chunks[0]].into_iter().enumerate() {
+        let sender = sender.clone();
+        // An error of this one or of an earlier one that it had to wait for.
+        started.push(decoder.start(chunk, &kv, 96 * number, move |verdict| {
+            sender.send((number, verdict.is_ok())).unwrap();
+        }));
+    }
+    let finished = decoder.finish();
+    assert!(finished.is_err() || started.iter().any(Result::is_err));
+    drop((decoder, sender));
+    let verdicts: Vec<(usize, bool)> = verdicts.iter().collect();
+    assert_eq!(verdicts[..3], [(0, true), (1, true), (2, false)], "{verdicts:?}");
+    // Memory of another device is refused.
+    let other = DeviceKv::new(&GPU, &geometry, 96, Order::HeadMajor).unwrap();
+    let mut decoder = gpu.open_decoder(plan.clone()).unwrap();
+    let message = decoder.start(&chunks[0], &other, 0, |_| ()).unwrap_err().to_string();
+    assert!(message.contains("another device"), "{message}");
+    // A decoder goes on after an error.
+    let mut decoder = gpu.open_decoder(plan.clone()).unwrap();
+    decoder.start(&chunks[1], &kv, 0, |_| ()).unwrap_or(());
+    assert!(decoder.finish().is_err());
+    decoder.start(&chunks[0], &kv, 0, |verdict| verdict.unwrap()).unwrap();
+    decoder.finish().unwrap();
+    let decoded = super::decode(&cacheg_core::Cpu, &chunks[0], &plan).unwrap();
+    let found = read(&gpu, &kv.plane(0).unwrap());
+    assert_eq!(found[..96 * 16], decoded.view().plane_bytes(0)[16..97 * 16]);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! All pipelines on all kinds of models.
 
 use cacheg_core::testkit::models;
-use cacheg_core::{Dtype, Geometry, LayerGroup, Shape};
+use cacheg_core::{
+    Backend, Chunk, Cpu, Dtype, Encoder, Geometry, KvCache, LayerGroup, Limits, Pipeline, Shape,
+};
 
-use super::{both, cache, encode};
+use super::{GPU, REGISTRY, both, cache, encode};
 
 const ELEMENTWISE: &[&str] = &[
     "sinks(first=4)|mean|bins(step=0.4;level=1;reach=15)|rans(tables=channel;carried=class)",
@@ -61,6 +63,52 @@ fn several_windows() {
     for spec in ["uniform|raw", "mean|bins(step=0.5;reach=15)|rans"] {
         check(&geometry(12), 1_500, spec);
         check(&geometry(1), 20_000, spec);
+    }
+}
+
+/// More than the 128 MiB that WebGPU lets one bind.
+#[test]
+fn chunks_above_one_binding() {
+    let shape = Some(Shape { heads: 8, head_dim: 128, dtype: Dtype::F16 });
+    let group = LayerGroup { repeat: 1, key: shape, value: shape, latent: None, rope: None };
+    let geometry = Geometry::new([group]).unwrap();
+    assert!(33_000 * geometry.bytes_per_token() > 128 << 20);
+    check(&geometry, 33_000, "uniform(bits=4)|raw");
+}
+
+/// Several chunks in one window, and what is said if one of them is damaged.
+#[test]
+fn many_chunks_at_a_time() {
+    let geometry = &models().unwrap()[0].geometry;
+    let source = cache(geometry, 150, 9);
+    for spec in ["sinks(first=2)|mean|bins(step=0.4;reach=15)|rans", "anchor-delta|bins|range", "uniform|raw"]
+    {
+        let encoder = Encoder::new(Pipeline::parse(&REGISTRY, spec).unwrap(), geometry, None).unwrap();
+        let ranges = [0..40, 40..80, 80..81, 81..150];
+        let encode = |rows| encoder.encode(&source.view(), rows, &|_| ()).unwrap().to_vec();
+        let mut bytes = ranges.clone().map(encode);
+        let decode = |backend: &dyn Backend, bytes: &[Vec<u8>]| -> cacheg_core::Result<KvCache> {
+            let chunks = bytes.iter().map(|bytes| Chunk::parse(bytes, &Limits::default()).unwrap());
+            let chunks: Vec<Chunk<'_>> = chunks.collect();
+            // Tables that chunks carry are those of the first one.
+            let alike: Vec<_> =
+                chunks.iter().zip(&ranges).map(|(chunk, rows)| (chunk, rows.start + 3)).collect();
+            let mut out = KvCache::zeros(geometry, 160, 0);
+            for run in alike.chunk_by(|(a, _), (b, _)| b.coded_like(a)) {
+                let plan = run[0].0.bind(&REGISTRY, None).unwrap();
+                backend.decoder(plan).unwrap().decode_all(run, &mut out.view_mut(), &|_| ())?;
+            }
+            Ok(out)
+        };
+        assert!(decode(&Cpu, &bytes).unwrap() == decode(&*GPU, &bytes).unwrap(), "{spec}");
+        if spec.ends_with("rans") {
+            let damaged = &mut bytes[3];
+            let end = damaged.len() - 9;
+            damaged[end] ^= 0x55;
+            cacheg_core::reseal::chunk(damaged);
+            let message = decode(&*GPU, &bytes).unwrap_err().to_string();
+            assert!(message.contains("tokens 81..150") && message.contains("tile of planes"), "{message}");
+        }
     }
 }
 
