@@ -53,6 +53,8 @@ pub struct Program {
     pub source: String,
     /// The stages' parameters.
     pub data: Vec<u32>,
+    /// Where those of each stage begin.
+    pub(crate) stages: [u32; MOST_STAGES],
     /// Invocations of a run of a stream; 0 if nothing needs to be decoded before elements are made.
     pub lanes: u32,
     /// Words that a run keeps between dispatches.
@@ -62,6 +64,9 @@ pub struct Program {
     /// Whether each row of each head is a number of words.
     pub whole_words: bool,
 }
+
+/// Stages of a program.
+pub(crate) const MOST_STAGES: usize = 16;
 
 /// Words of workgroup memory for columns that wait to be handed over, at most: half of what WebGPU promises.
 const MOST_STASH: usize = 2_048;
@@ -74,8 +79,11 @@ impl Program {
     pub fn new(plan: &Plan, variant: Variant, rows: usize) -> Result<Self> {
         let kernels = plan.kernels()?;
         let (coder, lanes, state) = (&kernels.coder.1.kernel, kernels.coder.1.lanes, kernels.coder.1.state);
-        // The parameters begin with where each stage's are, so that plans of one pipeline have one text.
+        // Texts do not say where parameters begin, so that plans of one pipeline have one text.
         let stages = kernels.transforms.len() + 2;
+        if stages > MOST_STAGES {
+            return Err(Error::unsupported(format!("{stages} stages on a GPU; {MOST_STAGES} are possible")));
+        }
         let whole =
             |plane: &Plane| (plane.shape.head_dim as usize * plane.shape.dtype.size()).is_multiple_of(4);
         let whole_words = plan.planes().iter().all(whole);
@@ -86,13 +94,19 @@ impl Program {
             && kernels.transforms.iter().all(|(_, kernel)| kernel.rows != Rows::Any)
             && whole_words
             && (1..=MOST_STASH).contains(&stash);
-        let mut program =
-            Self { source: PRELUDE.to_owned(), data: vec![0; stages], lanes, state, one_pass, whole_words };
+        let mut program = Self {
+            source: PRELUDE.to_owned(),
+            data: Vec::new(),
+            stages: [0; MOST_STAGES],
+            lanes,
+            state,
+            one_pass,
+            whole_words,
+        };
         let output = if whole_words { "u32" } else { "atomic<u32>" };
         program.line(&format!("\n@group(0) @binding(6) var<storage, read_write> output: array<{output}>;\n"));
-        let dtype = dtype
-            .map_or_else(|| "table[at + PIECE_DTYPE]".to_owned(), |dtype| format!("{}u", dtype_code(dtype)));
-        program.line(&format!("fn piece_dtype(at: u32) -> u32 {{\n    return {dtype};\n}}\n"));
+        let dtype = dtype.map_or_else(|| "piece.dtype".to_owned(), |dtype| format!("{}u", dtype_code(dtype)));
+        program.line(&format!("fn piece_dtype() -> u32 {{\n    return {dtype};\n}}\n"));
         if one_pass {
             // Few sizes, so that there are few programs.
             let stash = stash.next_power_of_two();
@@ -163,10 +177,12 @@ impl Program {
         self.line(&format!("\n// Stage `{name}`."));
         self.line(&kernel.source.replace('$', prefix));
         // Words of 4 bytes: what a device could bind has fewer.
-        self.data[number] = self.data.len() as u32;
+        self.stages[number] = self.data.len() as u32;
         self.data.extend_from_slice(&kernel.data);
         self.line(&format!(
-            "fn {prefix}data(index: u32) -> u32 {{\n    return data[data[{number}] + index];\n}}"
+            "fn {prefix}data(index: u32) -> u32 {{\n    return data[window.stages[{}][{}] + index];\n}}",
+            number / 4,
+            number % 4,
         ));
     }
 }

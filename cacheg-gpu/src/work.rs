@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use cacheg_core::{Chunk, Error, Layout, OpenTile, Order, Plan, Plane, Result, ResultExt, dtype_code};
 
-use crate::program::Program;
+use crate::program::{MOST_STAGES, Program};
 
 /// Most loop iterations of an invocation in one dispatch. Mesa 22 ends invocations without a word after 65,535.
 const MOST_ITERATIONS: u32 = 24_576;
@@ -33,11 +33,12 @@ pub(crate) struct Window {
     pub(crate) first_piece: u32,
     pub(crate) order: u32,
     pub(crate) marks: u32,
+    pub(crate) stages: [u32; MOST_STAGES],
 }
 
 /// Words of the records in prelude.wgsl.
 const RUN_WORDS: usize = 8;
-const SEGMENT_WORDS: usize = 10;
+const SEGMENT_WORDS: usize = 11;
 const PIECE_WORDS: usize = 16;
 const ESCAPE_WORDS: usize = 4;
 const SEGMENT_COMPLETE: u32 = 16;
@@ -274,7 +275,6 @@ impl Work {
             records.pieces.len() / PIECE_WORDS,
             records.escapes.len() / ESCAPE_WORDS,
         ];
-        let pieces = word(records.runs.len() + records.segments.len() + records.tiles.len())?;
         self.table = records.runs;
         let mut place = |record: Vec<u32>| {
             let at = word(self.table.len());
@@ -294,13 +294,8 @@ impl Work {
             first_piece: 0,
             order: u32::from(order == Order::TokenMajor),
             marks: word(self.scratch_words)?,
+            stages: program.stages,
         };
-        debug_assert_eq!(pieces, window.pieces);
-        // Segments name their pieces by address.
-        let segments = window.segments as usize..window.tiles as usize;
-        for segment in self.table[segments].chunks_exact_mut(SEGMENT_WORDS) {
-            segment[8] = window.pieces + PIECE_WORDS as u32 * segment[8];
-        }
         if program.one_pass {
             self.scratch_words += counts[2];
         }
@@ -333,7 +328,7 @@ impl Work {
         let first_piece = word(records.pieces.len() / PIECE_WORDS)?;
         let escapes = records.escapes.len() / ESCAPE_WORDS;
         let stream_address = word(address as usize + tile.stream)?;
-        records.tiles.extend([stream_address, word(escapes)?, word(escapes + tile.escapes.len())?]);
+        records.tiles.extend([word(escapes)?, word(escapes + tile.escapes.len())?]);
         for (target, plane) in targets.iter().zip(&plan.planes()[tile.planes.clone()]) {
             let elements = plane.channels() * tile.rows;
             if elements >= MOST_ELEMENTS {
@@ -375,6 +370,7 @@ impl Work {
                 number,
                 piece,
                 flags,
+                stream_address,
             ]);
             if kept {
                 self.scratch_words += own[0] as usize;

@@ -12,7 +12,9 @@ fn $value(p: Place) -> f32 {
     if group == 0u {
         group = select(cols, part_rows(p), by_channel);
     }
-    let groups = select(p.row * ((cols + group - 1u) / group) + p.col / group, (p.row / group) * cols + p.col, by_channel);
+    let across = quotient(select(p.col, p.row, by_channel), group);
+    let of_row = quotient(cols + group - 1u, group);
+    let groups = select(p.row * of_row + across, across * cols + p.col, by_channel);
     let number = groups * (1u + zero);
     let format = select(F16, BF16, $data(at + 5u) == 1u);
     var offset = 0.0;

@@ -3,7 +3,6 @@
 
 // Of the segment that is being decoded.
 var<private> now_segment: u32;
-var<private> now_piece: u32;
 var<private> now_part: u32;
 var<private> now_complete: bool;
 var<private> now_kept: bool;
@@ -15,7 +14,7 @@ var<private> now_symbols: vec4<u32>;
 fn emit_from(segment: u32) {
     let flags = segment_flags(segment);
     now_segment = segment;
-    now_piece = segment_piece(segment);
+    enter_piece(segment_piece(segment));
     now_part = flags & 15u;
     now_complete = (flags & SEGMENT_COMPLETE) != 0u;
     now_kept = (flags & SEGMENT_KEPT) != 0u;
@@ -33,15 +32,13 @@ fn emit(segment: u32, row: u32, col: u32, symbols: vec4<u32>) {
     now_row = row;
     now_col = col;
     now_symbols = symbols;
-    let dim = table[now_piece + PIECE_DIM];
-    let head = quotient(col, dim);
+    let head = quotient(col, piece.dim);
     let whole = pipeline_row(now_part, row);
-    let p = Place(table[now_piece + PIECE_PLANE], 0u, whole, col, table[now_piece + PIECE_TILE], now_piece);
     var packed = 0u;
     for (var i = 0u; i < TOGETHER; i++) {
-        packed |= pipeline_element(in_col(p, col + i), piece_dtype(now_piece)) << (32u / TOGETHER * i);
+        packed |= pipeline_element(piece_place(whole, col + i), piece_dtype()) << (32u / TOGETHER * i);
     }
-    output[output_word(now_piece, head, whole, col - head * dim, TOGETHER)] = packed;
+    output[output_word(head, whole, col - head * piece.dim, TOGETHER)] = packed;
 }
 
 fn symbol(p: Place, symbol_plane: u32) -> u32 {

@@ -19,6 +19,8 @@ struct Window {
     order: u32,
     // Where in `scratch` a word for each escape says whether its symbol was found.
     marks: u32,
+    // Where the parameters of each stage begin in `data`, four to a vector.
+    stages: array<vec4<u32>, 4>,
 }
 
 @group(0) @binding(0) var<uniform> window: Window;
@@ -59,22 +61,37 @@ fn quotient(n: u32, d: u32) -> u32 {
 }
 
 // A plane of a tile.
+struct Piece {
+    // First segments of its parts.
+    parts: vec4<u32>,
+    tile: u32,
+    plane: u32,
+    // Where its plane is in `output`, in words.
+    output: u32,
+    heads: u32,
+    dim: u32,
+    dtype: u32,
+    rows: u32,
+    // Which row of the output's plane its first one is, and how many rows the plane has.
+    first: u32,
+    capacity: u32,
+    // The position of its first row in the context: low half, high half.
+    position: vec2<u32>,
+}
+
 const PIECE_WORDS: u32 = 16u;
 
-// First segments of its parts come first.
-const PIECE_TILE: u32 = 4u;
-const PIECE_PLANE: u32 = 5u;
-// Where its plane is in `output`, in words.
-const PIECE_OUTPUT: u32 = 6u;
-const PIECE_HEADS: u32 = 7u;
-const PIECE_DIM: u32 = 8u;
-const PIECE_DTYPE: u32 = 9u;
-const PIECE_ROWS: u32 = 10u;
-// Which row of the output's plane its first one is, and how many rows the plane has.
-const PIECE_FIRST: u32 = 11u;
-const PIECE_CAPACITY: u32 = 12u;
-// The position of its first row in the context: low half, high half.
-const PIECE_POSITION: u32 = 13u;
+// The one that the invocation works on.
+var<private> piece: Piece;
+
+fn enter_piece(number: u32) {
+    let at = window.pieces + PIECE_WORDS * number;
+    piece = Piece(
+        vec4<u32>(table[at], table[at + 1u], table[at + 2u], table[at + 3u]),
+        table[at + 4u], table[at + 5u], table[at + 6u], table[at + 7u], table[at + 8u], table[at + 9u],
+        table[at + 10u], table[at + 11u], table[at + 12u], vec2<u32>(table[at + 13u], table[at + 14u]),
+    );
+}
 
 // A value that a stage is asked for: row and column of a part of a plane in a tile.
 struct Place {
@@ -83,32 +100,29 @@ struct Place {
     row: u32,
     col: u32,
     tile: u32,
-    // Record of the piece.
-    at: u32,
 }
 
 fn in_part(p: Place, part: u32, row: u32) -> Place {
-    return Place(p.plane, part, row, p.col, p.tile, p.at);
+    return Place(p.plane, part, row, p.col, p.tile);
 }
 
 fn in_col(p: Place, col: u32) -> Place {
-    return Place(p.plane, p.part, p.row, col, p.tile, p.at);
+    return Place(p.plane, p.part, p.row, col, p.tile);
 }
 
-fn piece_place(at: u32, row: u32, col: u32) -> Place {
-    return Place(table[at + PIECE_PLANE], 0u, row, col, table[at + PIECE_TILE], at);
+// Of the whole plane, as the first transform is asked for it.
+fn piece_place(row: u32, col: u32) -> Place {
+    return Place(piece.plane, 0u, row, col, piece.tile);
 }
 
-// Where the elements from a channel of a head and row of a piece are in `output`; `each` of them make a word.
-fn output_word(at: u32, head: u32, row: u32, channel: u32, each: u32) -> u32 {
-    let there = table[at + PIECE_FIRST] + row;
-    let by_head = head * table[at + PIECE_CAPACITY] + there;
-    let by_row = there * table[at + PIECE_HEADS] + head;
-    let dim = table[at + PIECE_DIM];
-    return table[at + PIECE_OUTPUT] + (select(by_head, by_row, window.order == 1u) * dim + channel) / each;
+// Where the elements from a channel of a head and row of the piece are in `output`; `each` of them make a word.
+fn output_word(head: u32, row: u32, channel: u32, each: u32) -> u32 {
+    let there = piece.first + row;
+    let line = select(head * piece.capacity + there, there * piece.heads + head, window.order == 1u);
+    return piece.output + (line * piece.dim + channel) / each;
 }
 
-const SEGMENT_WORDS: u32 = 10u;
+const SEGMENT_WORDS: u32 = 11u;
 
 fn segment_word(segment: u32, word: u32) -> u32 {
     return table[window.segments + SEGMENT_WORDS * segment + word];
@@ -149,7 +163,7 @@ fn segment_tile(segment: u32) -> u32 {
     return segment_word(segment, 7u);
 }
 
-// Record of its piece.
+// The number of its piece.
 fn segment_piece(segment: u32) -> u32 {
     return segment_word(segment, 8u);
 }
@@ -159,18 +173,19 @@ fn segment_flags(segment: u32) -> u32 {
     return segment_word(segment, 9u);
 }
 
+// Address of the tile's stream.
+fn segment_stream(segment: u32) -> u32 {
+    return segment_word(segment, 10u);
+}
+
 const SEGMENT_COMPLETE: u32 = 16u;
 const SEGMENT_KEPT: u32 = 32u;
 
-const TILE_WORDS: u32 = 3u;
-
-// Address of a tile's stream.
-fn tile_stream(tile: u32) -> u32 {
-    return table[window.tiles + TILE_WORDS * tile];
-}
+// The tile's escapes: the first, and the one behind the last.
+const TILE_WORDS: u32 = 2u;
 
 fn segment_of(p: Place) -> u32 {
-    return table[p.at + p.part];
+    return piece.parts[p.part];
 }
 
 fn part_rows(p: Place) -> u32 {
@@ -186,12 +201,22 @@ fn payload_byte(address: u32) -> u32 {
     return (payload[address >> 2u] >> (8u * (address & 3u))) & 0xffu;
 }
 
+// Two bytes.
+fn payload_u16(address: u32) -> u32 {
+    let shift = 8u * (address & 3u);
+    var both = payload[address >> 2u] >> shift;
+    if shift == 24u {
+        both |= payload[(address >> 2u) + 1u] << 8u;
+    }
+    return both & 0xffffu;
+}
+
 fn side_byte(p: Place, index: u32) -> u32 {
     return payload_byte(segment_side(segment_of(p)) + index);
 }
 
 fn side_u16(p: Place, index: u32) -> u32 {
-    return side_byte(p, 2u * index) | (side_byte(p, 2u * index + 1u) << 8u);
+    return payload_u16(segment_side(segment_of(p)) + 2u * index);
 }
 
 fn scratch_get(segment: u32, index: u32) -> u32 {
@@ -207,8 +232,8 @@ fn escape(p: Place) -> f32 {
     let segment = segment_of(p);
     let wanted = segment_first(segment) + p.row * segment_cols(segment) + p.col;
     let tile = window.tiles + TILE_WORDS * p.tile;
-    var low = table[tile + 1u];
-    var high = table[tile + 2u];
+    var low = table[tile];
+    var high = table[tile + 1u];
     while low < high {
         let middle = low + (high - low) / 2u;
         let index = table[window.escapes + ESCAPE_WORDS * middle];

@@ -6,25 +6,22 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     if number >= window.piece_count {
         return;
     }
-    let at = window.pieces + PIECE_WORDS * number;
-    let dim = table[at + PIECE_DIM];
-    let rows = table[at + PIECE_ROWS];
-    let dtype = piece_dtype(at);
+    enter_piece(number);
+    let dtype = piece_dtype();
     let size = size_of(dtype);
     let each = 4u / size;
-    let words = dim / each;
+    let words = piece.dim / each;
     let word = (group.y * PER_ROW + group.x) * 64u + lane;
-    if word >= table[at + PIECE_HEADS] * rows * words {
+    if word >= piece.heads * piece.rows * words {
         return;
     }
     let rest = quotient(word, words);
     let channel = (word - rest * words) * each;
-    let head = quotient(rest, rows);
-    let row = rest - head * rows;
+    let head = quotient(rest, piece.rows);
+    let row = rest - head * piece.rows;
     var packed = 0u;
     for (var i = 0u; i < each; i++) {
-        let p = piece_place(at, row, head * dim + channel + i);
-        packed |= pipeline_element(p, dtype) << (8u * size * i);
+        packed |= pipeline_element(piece_place(row, head * piece.dim + channel + i), dtype) << (8u * size * i);
     }
-    output[output_word(at, head, row, channel, each)] = packed;
+    output[output_word(head, row, channel, each)] = packed;
 }

@@ -6,21 +6,19 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     if number >= window.piece_count {
         return;
     }
-    let at = window.pieces + PIECE_WORDS * number;
-    let dim = table[at + PIECE_DIM];
-    let rows = table[at + PIECE_ROWS];
-    let dtype = piece_dtype(at);
+    enter_piece(number);
+    let dtype = piece_dtype();
     let size = size_of(dtype);
     let each = 4u / size;
     let element = (group.y * PER_ROW + group.x) * 64u + lane;
-    if element >= table[at + PIECE_HEADS] * rows * dim {
+    if element >= piece.heads * piece.rows * piece.dim {
         return;
     }
-    let rest = quotient(element, dim);
-    let channel = element - rest * dim;
-    let head = quotient(rest, rows);
-    let row = rest - head * rows;
-    let bits = pipeline_element(piece_place(at, row, head * dim + channel), dtype);
-    let index = output_word(at, head, row, channel, 1u) - table[at + PIECE_OUTPUT];
-    atomicOr(&output[table[at + PIECE_OUTPUT] + index / each], bits << (8u * size * (index % each)));
+    let rest = quotient(element, piece.dim);
+    let channel = element - rest * piece.dim;
+    let head = quotient(rest, piece.rows);
+    let row = rest - head * piece.rows;
+    let bits = pipeline_element(piece_place(row, head * piece.dim + channel), dtype);
+    let index = output_word(head, row, channel, 1u) - piece.output;
+    atomicOr(&output[piece.output + index / each], bits << (8u * size * (index % each)));
 }
