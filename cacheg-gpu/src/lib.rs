@@ -11,6 +11,8 @@ mod program;
 mod recorded;
 mod recording;
 mod selftest;
+#[cfg(feature = "simulate")]
+mod simulate;
 mod work;
 
 pub use backend::Gpu;
@@ -22,3 +24,5 @@ pub use measure::Measured;
 pub use program::{Program, Variant};
 pub use recorded::Recorded;
 pub use selftest::SelfTest;
+#[cfg(feature = "simulate")]
+pub use simulate::{BindingCounts, Counts, LoopCounts, Simulated, simulate};
