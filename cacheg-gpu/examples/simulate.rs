@@ -4,7 +4,9 @@ use std::error::Error;
 use std::time::Instant;
 
 use cacheg_core::testkit::Random;
-use cacheg_core::{Chunk, Dtype, Encoder, Geometry, KvCache, LayerGroup, Limits, Pipeline, Registry, Shape};
+use cacheg_core::{
+    Chunk, Dtype, Encoder, Geometry, KvCache, LayerGroup, Limits, Pipeline, Plane, Registry, Shape,
+};
 use cacheg_gpu::{Recorded, Variant, simulate};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -16,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut random = Random::new(7);
     let cache =
         KvCache::from_fn(&geometry, tokens, |_, _, channel| (channel % 7) as f32 - 3.0 + random.normal());
-    let symbols = (tokens * geometry.planes().iter().map(|plane| plane.channels()).sum::<usize>()) as f64;
+    let symbols = (tokens * geometry.planes().iter().map(Plane::channels).sum::<usize>()) as f64;
     for spec in std::env::args().skip(1) {
         let encoder = Encoder::new(Pipeline::parse(&registry, &spec)?, &geometry, None)?;
         let bytes = encoder.encode(&cache.view(), 0..tokens, &|_| ())?.to_vec();

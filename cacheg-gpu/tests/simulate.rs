@@ -94,7 +94,7 @@ fn check(geometry: &Geometry, tokens: usize, spec: &str) {
 fn every_model_and_pipeline() {
     for model in models().unwrap() {
         for spec in PIPELINES {
-            for tokens in [1, 2, 33, 70] {
+            for tokens in [1, 33, 70] {
                 // Where sinks take all tokens, there is nothing for a device to do.
                 check(&model.geometry, tokens + 6, spec);
             }
@@ -125,10 +125,10 @@ fn verdicts_on_damaged_streams_are_those_of_the_cpu() {
         "bins(k=5;v=20)|raw",
         "uniform(bits=3;group=3;zero=true)|raw",
     ] {
-        let bytes = encode(geometry, 150, spec);
+        let bytes = encode(geometry, 100, spec);
         let mut random = Random::new(11);
         let (mut found, mut harmless) = (0, 0);
-        for _ in 0..60 {
+        for _ in 0..40 {
             let mut damaged = bytes.clone();
             for _ in 0..=random.below(3) {
                 let at = bytes.len() / 2 + random.below(bytes.len() / 2);
@@ -153,6 +153,25 @@ fn verdicts_on_damaged_streams_are_those_of_the_cpu() {
                 }
             }
         }
-        assert!(found > 0 && found + harmless > 60, "{spec}: {found} found, {harmless} harmless");
+        assert!(found > 0 && found + harmless > 40, "{spec}: {found} found, {harmless} harmless");
+    }
+}
+
+#[test]
+fn missing_barriers_are_found() {
+    let bytes = encode(&models().unwrap()[0].geometry, 70, "mean|bins(step=0.4;reach=15)|rans");
+    let chunk = Chunk::parse(&bytes, &Limits::default()).unwrap();
+    let plan = chunk.bind(&REGISTRY, None).unwrap();
+    for variant in [Variant::Portable, Variant::Subgroup] {
+        let whole = Recorded::new(&chunk, &plan, variant).unwrap().unwrap();
+        let barriers = whole.source.match_indices("workgroupBarrier();");
+        let found = barriers.filter(|(at, text)| {
+            let mut without = whole.clone();
+            without.source.replace_range(*at..at + text.len(), "");
+            let simulated = simulate(&without).unwrap();
+            simulated.races + simulated.unordered > 0
+        });
+        // The portable ballots' barriers also do for one of the others.
+        assert!(found.count() >= 2, "{}", variant.name());
     }
 }

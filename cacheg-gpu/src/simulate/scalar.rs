@@ -2,7 +2,7 @@
 //!
 //! All registers hold bits. Inactive lanes compute too; nothing here can fail.
 
-use super::mask::Mask;
+use super::mask::{Mask, SUBGROUP};
 
 macro_rules! functions {
     ($(#[$doc:meta])* $name:ident, $apply:ident, $count:literal; $($variant:ident => $value:expr;)+) => {
@@ -99,7 +99,7 @@ functions! {
     Log2 => float(f32::log2);
     Sin => float(f32::sin);
     Cos => float(f32::cos);
-    Saturate => float(|a| a.max(0.0).min(1.0));
+    Saturate => float(|a| a.clamp(0.0, 1.0));
     CountOneBits => |a: u32| a.count_ones();
     CountLeadingZeros => |a: u32| a.leading_zeros();
     CountTrailingZeros => |a: u32| a.trailing_zeros();
@@ -198,7 +198,7 @@ pub(crate) fn insert_bits(a: u32, b: u32, offset: u32, count: u32) -> u32 {
 
 /// Where active.
 pub(crate) fn assign(to: &mut [u32], from: &[u32], mask: Mask) {
-    for ((to, from), bits) in to.chunks_mut(32).zip(from.chunks(32)).zip(mask.0) {
+    for ((to, from), bits) in to.chunks_mut(SUBGROUP).zip(from.chunks(SUBGROUP)).zip(mask.0) {
         if bits == u32::MAX {
             to.copy_from_slice(from);
         } else if bits != 0 {

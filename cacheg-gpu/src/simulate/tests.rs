@@ -104,12 +104,12 @@ fn vectors_structures_and_arrays() {
         32,
     );
     assert_eq!(machine.words(0, 0)[..4], [209, 210, 309, 309]);
-    let text = "struct S { x: u32, @align(16) y: vec2<u32> } struct U { n: u32, s: array<S, 2> }
+    let text = "struct S { x: u32, y: vec4<u32> } struct U { n: u32, s: array<S, 2> }
         @group(1) @binding(3) var<storage> u: U; const T = array<u32, 3>(5u, 6u, 7u); override o = 3u;
-        fn set(p: ptr<function, u32>, to: u32) { *p = to; }
+        fn put(p: ptr<function, u32>, to: u32) { *p = to; }
         @compute @workgroup_size(8, 4) fn main(@builtin(local_invocation_id) l: vec3<u32>,
             @builtin(workgroup_id) w: vec3<u32>, @builtin(global_invocation_id) g: vec3<u32>) {
-            var x = 0u; set(&x, u.s[l.y & 1u].y[1]); let s = u.s[1];
+            var x = 0u; put(&x, u.s[l.y & 1u].y[1]); let s = u.s[1];
             b[8u * l.y + l.x] = x + s.x * 100u + T[l.x % 3u] * 1000u + o * 10000u; b[32] = arrayLength(&b); }";
     let mut machine =
         Machine::new(&format!("@group(0) @binding(0) var<storage, read_write> b: array<u32>;\n{text}"))
