@@ -65,6 +65,10 @@ pub enum GpuError {
         /// Which test.
         what: String,
     },
+    /// The simulator cannot execute a program, or finds that it must not be executed.
+    #[cfg(feature = "simulate")]
+    #[error("simulated: {0}")]
+    Simulator(String),
 }
 
 impl From<GpuError> for Error {
@@ -76,6 +80,8 @@ impl From<GpuError> for Error {
             GpuError::MissingFeature { .. } | GpuError::Validation(_) | GpuError::SelfTest { .. } => {
                 Self::unsupported(message)
             }
+            #[cfg(feature = "simulate")]
+            GpuError::Simulator(_) => Self::unsupported(message),
             GpuError::NoAdapter { .. }
             | GpuError::OutOfMemory(_)
             | GpuError::DeviceLost(_)

@@ -13,6 +13,8 @@ mod program;
 mod recorded;
 mod recording;
 mod selftest;
+#[cfg(feature = "simulate")]
+mod simulate;
 mod slot;
 mod work;
 
@@ -26,3 +28,5 @@ pub use measure::Measured;
 pub use program::{Program, Variant};
 pub use recorded::Recorded;
 pub use selftest::SelfTest;
+#[cfg(feature = "simulate")]
+pub use simulate::{BindingCounts, Counts, LoopCounts, Simulated, simulate};
