@@ -19,7 +19,10 @@
 //!   `fn $element(p: Place) -> u32`, the element's bits.
 //! * a **coder**: `fn $symbol(segment: u32, row: u32, col: u32) -> u32`, and what [`CoderKernel`] says.
 //!
-//! All may use `Place { plane, part, row, col, tile, at }`, `part_rows(p)`, `part_cols(p)`, `widen(dtype, bits)`,
+//! Any may also define `fn $enter(plane: u32)`, which is called before its values of that plane are asked for: to keep what
+//! `$data` says of the plane in private variables.
+//!
+//! All may use `Place { plane, part, row, col, tile }`, `part_rows(p)`, `part_cols(p)`, `widen(dtype, bits)`,
 //! `narrow(dtype, value)` (`dtype` as [`dtype_code`]), and `fault(tile, code)` with one of the constants `FAULT_…`, which
 //! makes decoding fail as an error of the CPU's would. `cacheg-gpu/src/wgsl/prelude.wgsl` is the reference.
 //!
@@ -78,8 +81,8 @@ pub enum Rows {
 /// `run.first` to `run.end`, reads and writes `state(run, i)` and `set_state(run, i, word)`, and leaves the symbols where
 /// `$symbol` finds them, in the segments' scratch (`scratch_get`, `scratch_set`). `run.first` and `run.end` are the same for
 /// all lanes of a run. If there are several they may use barriers, `ballot(lane, vote)`, which tells all of them who votes
-/// (bit `i` for lane `i`), and `give(lane, entry)` and then `given(word, i)`: a word of the entry,
-/// a `vec3<u32>`, of lane `i`.
+/// (bit `i` for lane `i`), and `give(lane, entry)` and then `given_x(i)`, `given_y(i)` and
+/// `given_z(i)`: the words of the entry, a `vec3<u32>`, of lane `i`.
 ///
 /// A coder that [hands over columns](Self::columns) makes one pass of the program possible: its units are the columns of its
 /// segments, and where `columns_together(segment)` is not 0 it calls `emit(segment, row, col, symbols)` for every row of so many

@@ -132,6 +132,7 @@ impl Program {
         }
         program.stage(stages - 2, &kernels.quantizer.0, "quantizer_", &kernels.quantizer.1);
         program.stage(stages - 1, &kernels.coder.0, "coder_", coder);
+        program.enter_stages(&kernels);
         let element = match (kernels.exact, kernels.transforms.is_empty()) {
             (true, _) => "quantizer_element(p)",
             (false, true) => "narrow(dtype, quantizer_value(p))",
@@ -155,6 +156,18 @@ impl Program {
         }
         program.source.push_str(CHECK_ESCAPES);
         Ok(program)
+    }
+
+    /// Tells the stages that want to know it which plane comes.
+    fn enter_stages(&mut self, kernels: &Kernels) {
+        let transforms = kernels.transforms.iter().enumerate();
+        let transforms = transforms.map(|(number, (_, kernel))| (format!("transform{number}_"), kernel));
+        let stages = transforms.chain([("quantizer_".to_owned(), &kernels.quantizer.1)]);
+        let calls: String = stages
+            .filter(|(_, kernel)| kernel.source.contains("fn $enter("))
+            .map(|(prefix, _)| format!("    {prefix}enter(plane);\n"))
+            .collect();
+        self.line(&format!("fn enter_stages(plane: u32) {{\n{calls}}}\n"));
     }
 
     /// The output's row for a row of a part: only the last transform makes parts.

@@ -9,6 +9,9 @@ const PER_ROW: u32 = 32_768;
 /// Workgroups of a dispatch in each direction, at most.
 const DEEPEST: u32 = 65_535;
 
+/// Words that a workgroup of `reconstruct` makes: 16 for each invocation, so that what it finds out first pays.
+const WORDS_PER_GROUP: usize = 1_024;
+
 /// Entry points of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {
@@ -49,7 +52,8 @@ impl Recording {
             }
         }
         if !program.one_pass {
-            let groups = u32::try_from(recording.work.invocations.div_ceil(64)).unwrap_or(u32::MAX);
+            let each = if program.whole_words { WORDS_PER_GROUP } else { 64 };
+            let groups = u32::try_from(recording.work.most.div_ceil(each)).unwrap_or(u32::MAX);
             for first_piece in (0..window.piece_count).step_by(DEEPEST as usize) {
                 let deep = (window.piece_count - first_piece).min(DEEPEST);
                 recording.dispatch(Pass::Reconstruct, Window { first_piece, ..window }, groups, deep);
@@ -120,8 +124,8 @@ mod tests {
         let all = recordings("uniform|raw", 1, 20_000, 1 << 30);
         assert_eq!(all.len(), 1);
         assert!(all[0].dispatches.iter().all(|dispatch| dispatch.pass == Pass::Reconstruct));
-        // 6,667 rows of 8 words, 64 words to a group.
-        assert_eq!(all[0].dispatches.iter().map(|d| d.groups).collect::<Vec<_>>(), [[834, 1, 18]]);
+        // 6,667 rows of 8 words, 1,024 words to a group.
+        assert_eq!(all[0].dispatches.iter().map(|d| d.groups).collect::<Vec<_>>(), [[53, 1, 18]]);
         let values = |recordings: &[Recording]| recordings.iter().map(|r| r.work.values).sum::<u64>();
         // Two planes, one plane, two of its tiles, one tile, which no window can be smaller than.
         for (most, windows) in [(1_300_000, 3), (640_000, 6), (450_000, 12), (1, 18)] {

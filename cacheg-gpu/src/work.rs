@@ -116,8 +116,8 @@ pub(crate) struct Work {
     pub(crate) zeros: bool,
     /// Dispatches of `decode`.
     pub(crate) rounds: u32,
-    /// Most invocations that the elements of a piece need.
-    pub(crate) invocations: usize,
+    /// Most words, or elements where these are no whole words, of a piece.
+    pub(crate) most: usize,
     pub(crate) outputs: Vec<PlaneOutput>,
     /// The tiles, for messages.
     pub(crate) tiles: Vec<TileName>,
@@ -335,8 +335,8 @@ impl Work {
                 return Err(Error::unsupported("tiles of so many values on a GPU; the CPU decodes them"));
             }
             let shape = plane.shape;
-            let invocations = if program.whole_words { elements * shape.dtype.size() / 4 } else { elements };
-            self.invocations = self.invocations.max(invocations);
+            let units = if program.whole_words { elements * shape.dtype.size() / 4 } else { elements };
+            self.most = self.most.max(units);
             records.pieces.extend([0, 0, 0, 0, number, word(plane.index)?, word(target.word)?]);
             records.pieces.extend([shape.heads, shape.head_dim, dtype_code(shape.dtype), word(tile.rows)?]);
             records.pieces.extend([word(target.row + row)?, word(target.capacity)?]);

@@ -27,22 +27,32 @@ fn $ratio(n: u32, c: u32, e: i32) -> u32 {
     return (u32(exponent - 1) << 23u) + kept + select(0u, 1u, above);
 }
 
+// Of each part.
+var<private> $modes: array<vec3<u32>, 4>;
+
+fn $enter(plane: u32) {
+    for (var part = 0u; part < 4u; part++) {
+        let at = 4u * (4u * plane + part);
+        $modes[part] = vec3<u32>($data(at), $data(at + 1u), $data(at + 2u));
+    }
+}
+
 fn $value(p: Place) -> f32 {
-    let at = 4u * (4u * p.plane + p.part);
+    let mode = $modes[p.part];
     let found = symbol(p, 0u);
-    if $data(at) == 0u {
-        let reach = $data(at + 1u);
+    if mode.x == 0u {
+        let reach = mode.y;
         if found == 2u * reach + 1u {
             return escape(p);
         }
-        return f32(i32(found) - i32(reach)) * bitcast<f32>($data(at + 2u));
+        return f32(i32(found) - i32(reach)) * bitcast<f32>(mode.z);
     }
-    let bins = $data(at + 1u);
+    let bins = mode.y;
     let centre = bins / 2u - 1u;
     let code = side_u16(p, p.row);
-    let mantissa_bits = select(10u, 7u, $data(at + 2u) == 1u);
+    let mantissa_bits = select(10u, 7u, mode.z == 1u);
     let field = (code & 0x7fffu) >> mantissa_bits;
-    let exponent = i32(max(field, 1u)) - select(25, 134, $data(at + 2u) == 1u);
+    let exponent = i32(max(field, 1u)) - select(25, 134, mode.z == 1u);
     let mantissa = (code & ((1u << mantissa_bits) - 1u)) | (select(0u, 1u, field > 0u) << mantissa_bits);
     let largest = (bins - 1u - centre) * mantissa;
     let infinite = field == (0x7fffu >> mantissa_bits) || 32 - i32(countLeadingZeros(largest)) + exponent > 128;

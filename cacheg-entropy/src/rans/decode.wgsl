@@ -13,14 +13,15 @@ var<workgroup> $tables: array<vec2<u32>, $TABLES>;
 var<workgroup> $stash: array<u32, STASH_WORDS>;
 // Of the payload: the next word, in units of two bytes.
 var<private> $next: u32;
+// The lanes below this one.
+var<private> $below: u32;
 
 // A lane's state behind the symbol it is in, which the second number is.
-fn $advance(x: u32, entry: vec2<u32>) -> vec2<u32> {
-    let bucket = extractBits(x, 11u, 5u);
+fn $advance(x: u32, bucket: u32, entry: vec2<u32>) -> vec2<u32> {
     let r = x & 2047u;
     let own = r < (entry.x & 2047u);
     let coded = select(extractBits(entry.x, 11u, 5u), bucket, own);
-    let frequency = select(entry.y >> 16u, entry.y & 0xffffu, own);
+    let frequency = extractBits(entry.y, select(16u, 0u, own), 16u);
     let offset = select((r + (entry.x >> 16u)) & 0xffffu, r, own);
     return vec2<u32>(frequency * (x >> 16u) + offset, coded);
 }
@@ -28,7 +29,7 @@ fn $advance(x: u32, entry: vec2<u32>) -> vec2<u32> {
 // Who has an empty state takes the next word, in the order of the lanes. What is beyond the stream is noticed at its end.
 fn $refill(x: u32, lane: u32, empty: bool) -> u32 {
     let votes = ballot(lane, empty);
-    let at = $next + countOneBits(votes & ((1u << lane) - 1u));
+    let at = $next + countOneBits(votes & $below);
     $next += countOneBits(votes);
     let word = extractBits(payload[at >> 1u], (at & 1u) << 4u, 16u);
     return select(x, (x << 16u) | word, empty);
@@ -37,25 +38,32 @@ fn $refill(x: u32, lane: u32, empty: bool) -> u32 {
 // One symbol of each lane, from the table that they share.
 fn $step(x: u32, lane: u32) -> vec2<u32> {
     let bucket = extractBits(x, 11u, 5u);
-    let found = $advance(x, vec2<u32>(given(0u, bucket), given(1u, bucket)));
+    let found = $advance(x, bucket, vec2<u32>(given_x(bucket), given_y(bucket)));
     return vec2<u32>($refill(found.x, lane, found.x < 65536u), found.y);
 }
 
 // The low bits of a symbol whose bucket is decoded.
 fn $low(x: u32, coded: u32) -> vec2<u32> {
-    let split = given(2u, coded);
+    let split = given_z(coded);
     let keep = 16u - (split >> 8u);
     let found = ((split & 0xffu) + ((x & 0xffffu) >> keep)) & 0xffu;
     return vec2<u32>(((x >> 16u) << keep) | (x & ((1u << keep) - 1u)), found);
 }
 
-// Four symbols are where they belong: places in scratch and among the columns that wait.
-fn $put(segment: u32, places: vec2<u32>, packed: u32) {
-    if kept(segment) {
-        scratch_set(segment, places.x, packed);
+// Where four symbols go: to scratch, to the columns that wait; and their places there.
+struct $Places {
+    kept: bool,
+    waiting: bool,
+    scratch: u32,
+    stash: u32,
+}
+
+fn $put(segment: u32, to: $Places, quad: u32, packed: u32) {
+    if to.kept {
+        scratch_set(segment, to.scratch + quad, packed);
     }
-    if columns_together(segment) > 0u {
-        $stash[places.y] = packed;
+    if to.waiting {
+        $stash[to.stash + quad] = packed;
     }
 }
 
@@ -68,10 +76,14 @@ fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
     let alphabet = segment_alphabet(segment);
     let channel = 1u + 2u * (segment_own(segment) + col);
     let limits = $data(channel + 1u);
-    let together = max(columns_together(segment), 1u);
-    var places = vec2<u32>(col, col % together) * (32u * quads) + lane;
+    let together = columns_together(segment);
+    let to = $Places(
+        kept(segment), together > 0u, 32u * quads * col + lane, 32u * quads * (col % max(together, 1u)) + lane,
+    );
     var x = start;
     var step = 0u;
+    // 32 for every four steps.
+    var quad = 0u;
     if limits != 0u {
         let number = $data(channel);
         workgroupBarrier();
@@ -84,15 +96,16 @@ fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
         var packed = 0u;
         for (; step < steps; step++) {
             let busy = lane < select(more, 32u, step < whole);
-            let found = $advance(x, $tables[min(table + extractBits(x, 11u, 5u), $TABLES - 1u)]);
+            let bucket = extractBits(x, 11u, 5u);
+            let found = $advance(x, bucket, $tables[min(table + bucket, $TABLES - 1u)]);
             x = select(x, found.x, busy);
             x = $refill(x, lane, busy && x < 65536u);
             table = 32u + select(0u, 32u, found.y >= (limits & 0xffu))
                 + select(0u, 32u, found.y >= ((limits >> 8u) & 0xffu));
             packed |= found.y << (8u * (step & 3u));
             if (step & 3u) == 3u || step + 1u == steps {
-                $put(segment, places, packed);
-                places += 32u;
+                $put(segment, to, quad, packed);
+                quad += 32u;
                 packed = 0u;
             }
         }
@@ -100,21 +113,21 @@ fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
     }
     if alphabet <= 32u {
         // Steps of all lanes, four at a time: nearly all of the work.
-        for (; step + 4u <= whole; step += 4u) {
+        for (; step < (whole & ~3u); step += 4u) {
             let a = $step(x, lane);
             let b = $step(a.x, lane);
             let c = $step(b.x, lane);
             let d = $step(c.x, lane);
             x = d.x;
-            $put(segment, places, a.y | (b.y << 8u) | (c.y << 16u) | (d.y << 24u));
-            places += 32u;
+            $put(segment, to, quad, a.y | (b.y << 8u) | (c.y << 16u) | (d.y << 24u));
+            quad += 32u;
         }
     }
     var packed = 0u;
     for (; step < steps; step++) {
         let busy = lane < select(more, 32u, step < whole);
         let bucket = extractBits(x, 11u, 5u);
-        var found = $advance(x, vec2<u32>(given(0u, bucket), given(1u, bucket)));
+        var found = $advance(x, bucket, vec2<u32>(given_x(bucket), given_y(bucket)));
         x = select(x, found.x, busy);
         x = $refill(x, lane, busy && x < 65536u);
         if alphabet > 32u {
@@ -127,8 +140,8 @@ fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
         }
         packed |= found.y << (8u * (step & 3u));
         if (step & 3u) == 3u || step + 1u == steps {
-            $put(segment, places, packed);
-            places += 32u;
+            $put(segment, to, quad, packed);
+            quad += 32u;
             packed = 0u;
         }
     }
@@ -162,6 +175,7 @@ fn $hand_over(segment: u32, col: u32, lane: u32) {
 
 fn $decode(run: Run, lane: u32) {
     let start = run.begin / 2u + 64u;
+    $below = (1u << lane) - 1u;
     var x: u32;
     var table = 0xffffffffu;
     if run.first == 0u {

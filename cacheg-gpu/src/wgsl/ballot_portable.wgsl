@@ -28,6 +28,14 @@ fn give(lane: u32, entry: vec3<u32>) {
     workgroupBarrier();
 }
 
-fn given(word: u32, lane: u32) -> u32 {
-    return entries[32u * word + lane];
+fn given_x(lane: u32) -> u32 {
+    return entries[lane];
+}
+
+fn given_y(lane: u32) -> u32 {
+    return entries[32u + lane];
+}
+
+fn given_z(lane: u32) -> u32 {
+    return entries[64u + lane];
 }

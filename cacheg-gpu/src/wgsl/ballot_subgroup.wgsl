@@ -11,6 +11,14 @@ fn give(lane: u32, entry: vec3<u32>) {
     entry_of_lane = entry;
 }
 
-fn given(word: u32, lane: u32) -> u32 {
-    return subgroupShuffle(entry_of_lane[word], lane);
+fn given_x(lane: u32) -> u32 {
+    return subgroupShuffle(entry_of_lane.x, lane);
+}
+
+fn given_y(lane: u32) -> u32 {
+    return subgroupShuffle(entry_of_lane.y, lane);
+}
+
+fn given_z(lane: u32) -> u32 {
+    return subgroupShuffle(entry_of_lane.z, lane);
 }

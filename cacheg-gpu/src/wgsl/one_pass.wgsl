@@ -7,8 +7,8 @@ var<private> now_part: u32;
 var<private> now_complete: bool;
 var<private> now_kept: bool;
 // Of the columns that are handed over.
-var<private> now_row: u32;
 var<private> now_col: u32;
+var<private> now_head: u32;
 var<private> now_symbols: vec4<u32>;
 
 fn emit_from(segment: u32) {
@@ -18,6 +18,8 @@ fn emit_from(segment: u32) {
     now_part = flags & 15u;
     now_complete = (flags & SEGMENT_COMPLETE) != 0u;
     now_kept = (flags & SEGMENT_KEPT) != 0u;
+    now_col = 0u;
+    now_head = 0u;
 }
 
 fn kept(segment: u32) -> bool {
@@ -29,16 +31,17 @@ fn columns_together(segment: u32) -> u32 {
 }
 
 fn emit(segment: u32, row: u32, col: u32, symbols: vec4<u32>) {
-    now_row = row;
-    now_col = col;
+    if col != now_col {
+        now_col = col;
+        now_head = quotient(col, piece.dim);
+    }
     now_symbols = symbols;
-    let head = quotient(col, piece.dim);
     let whole = pipeline_row(now_part, row);
     var packed = 0u;
     for (var i = 0u; i < TOGETHER; i++) {
         packed |= pipeline_element(piece_place(whole, col + i), piece_dtype()) << (32u / TOGETHER * i);
     }
-    output[output_word(head, whole, col - head * piece.dim, TOGETHER)] = packed;
+    output[output_word(now_head, whole, col - now_head * piece.dim, TOGETHER)] = packed;
 }
 
 fn symbol(p: Place, symbol_plane: u32) -> u32 {

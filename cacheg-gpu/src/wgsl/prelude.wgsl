@@ -91,6 +91,7 @@ fn enter_piece(number: u32) {
         table[at + 4u], table[at + 5u], table[at + 6u], table[at + 7u], table[at + 8u], table[at + 9u],
         table[at + 10u], table[at + 11u], table[at + 12u], vec2<u32>(table[at + 13u], table[at + 14u]),
     );
+    enter_stages(piece.plane);
 }
 
 // A value that a stage is asked for: row and column of a part of a plane in a tile.

@@ -1,5 +1,5 @@
-// All that is left behind the coder: each invocation makes one word of the output. A workgroup works on one piece: what it needs
-// to know of it is the same for all invocations. Rows are whole words.
+// All that is left behind the coder. A workgroup makes 1,024 words of one piece: what it needs to know of it is the same for all
+// invocations, and found out once. Rows are whole words.
 @compute @workgroup_size(64)
 fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let number = window.first_piece + group.z;
@@ -11,17 +11,18 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     let size = size_of(dtype);
     let each = 4u / size;
     let words = piece.dim / each;
-    let word = (group.y * PER_ROW + group.x) * 64u + lane;
-    if word >= piece.heads * piece.rows * words {
-        return;
+    let count = piece.heads * piece.rows * words;
+    let begin = (group.y * PER_ROW + group.x) * 1024u + lane;
+    for (var word = begin; word < min(begin + 1024u, count); word += 64u) {
+        let rest = quotient(word, words);
+        let channel = (word - rest * words) * each;
+        let head = quotient(rest, piece.rows);
+        let row = rest - head * piece.rows;
+        var packed = 0u;
+        for (var i = 0u; i < each; i++) {
+            let p = piece_place(row, head * piece.dim + channel + i);
+            packed |= pipeline_element(p, dtype) << (8u * size * i);
+        }
+        output[output_word(head, row, channel, each)] = packed;
     }
-    let rest = quotient(word, words);
-    let channel = (word - rest * words) * each;
-    let head = quotient(rest, piece.rows);
-    let row = rest - head * piece.rows;
-    var packed = 0u;
-    for (var i = 0u; i < each; i++) {
-        packed |= pipeline_element(piece_place(row, head * piece.dim + channel + i), dtype) << (8u * size * i);
-    }
-    output[output_word(head, row, channel, each)] = packed;
 }
