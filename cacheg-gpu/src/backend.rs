@@ -19,11 +19,13 @@ pub struct Options {
     pub window: Option<usize>,
     /// Windows that are under way at a time, each with buffers of its own: one is uploaded while another is decoded.
     pub depth: usize,
+    /// Whether to do without subgroups where there are some, to compare.
+    pub portable: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { window: None, depth: 2 }
+        Self { window: None, depth: 2, portable: false }
     }
 }
 
@@ -59,7 +61,7 @@ impl Gpu {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(name: Option<&str>, options: Options) -> Result<Self, GpuError> {
-        let device = Device::open(name)?;
+        let device = Device::open(name, options.portable)?;
         let tested = selftest::run(&device)?;
         let name = format!("gpu:{}", device.info.name);
         Ok(Self { shared: Arc::new(Shared { device, name, tested, options, compiled: Mutex::default() }) })

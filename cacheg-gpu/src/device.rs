@@ -100,7 +100,7 @@ pub(crate) struct Device {
 
 impl Device {
     /// Opens the best adapter, or the best whose name contains `name` (whatever its case).
-    pub(crate) fn open(name: Option<&str>) -> Result<Self, GpuError> {
+    pub(crate) fn open(name: Option<&str>, portable: bool) -> Result<Self, GpuError> {
         let allow_cpu = std::env::var(ALLOW_CPU).is_ok_and(|value| !matches!(&*value, "" | "0"));
         let (adapters, mut passed_over) = (all(), Vec::new());
         let wanted = name.map(str::to_lowercase);
@@ -110,7 +110,7 @@ impl Device {
                 None => allow_cpu || !info.is_cpu,
             };
             if fits {
-                return Self::of(&adapter, info);
+                return Self::of(&adapter, info, portable);
             }
             passed_over.push(format!("{} ({})", info.name, info.kind));
         }
@@ -125,7 +125,7 @@ impl Device {
         Err(GpuError::NoAdapter { wanted, found })
     }
 
-    fn of(adapter: &Adapter, info: AdapterInfo) -> Result<Self, GpuError> {
+    fn of(adapter: &Adapter, info: AdapterInfo, portable: bool) -> Result<Self, GpuError> {
         let limits = adapter.limits();
         let base = wgpu::Limits::default();
         if !base.check_limits(&limits) {
@@ -140,7 +140,8 @@ impl Device {
             ..base
         };
         // A subgroup must hold the 32 lanes of a stream.
-        let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP) && info.subgroups[0] >= LANES;
+        let subgroups =
+            !portable && adapter.features().contains(wgpu::Features::SUBGROUP) && info.subgroups[0] >= LANES;
         let variant = if subgroups { Variant::Subgroup } else { Variant::Portable };
         let wanted = wgpu::Features::TIMESTAMP_QUERY
             | if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };

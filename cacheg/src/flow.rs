@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use cacheg_core::{
-    Backend, Chunk, Container, ContainerHeader, Decoder, Encoder, Error, Kept, KvCache, KvOut, KvView,
+    Backend, Chunk, Container, ContainerHeader, Encoder, Error, Kept, KvCache, KvView,
     Limits, Profile, Progress, Registry, Result, ResultExt,
 };
 

@@ -41,6 +41,7 @@ mod mask;
 mod math;
 mod memory;
 mod scalar;
+mod spirv;
 mod statements;
 #[cfg(test)]
 mod tests;
