@@ -16,6 +16,7 @@ const PIPELINES: &[&str] = &[
     "anchor-delta|bins(step=0.5)|range",
     "identity|bins|raw",
     "uniform|raw",
+    "lloyd-max|raw",
     "bytes|rans(contexts=3)",
 ];
 

@@ -55,4 +55,6 @@ fn range() {
 fn raw() {
     mutations("bins(k=5;v=20)|raw", 400);
     mutations("uniform(bits=3;group=3;zero=true)|raw", 400);
+    mutations("lloyd-max(bits=3;group=2)|raw", 400);
+    mutations("lloyd-max(bits=2;group=4;scale=bf16)|raw", 400);
 }

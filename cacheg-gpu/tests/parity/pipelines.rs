@@ -21,14 +21,20 @@ const ELEMENTWISE: &[&str] = &[
     "bytes|rans(tables=class;classes=256)",
     "identity|bytes|raw",
     "mean|uniform(bits=5)|range(streams=channel)",
+    "lloyd-max(bits=1,8;group=5)|rans",
+    "mean|lloyd-max(bits=3,2;scale=bf16)|raw",
+    "anchor-delta(group=7)|lloyd-max(group=32)|range",
 ];
 
 fn check(geometry: &Geometry, tokens: usize, spec: &str) {
-    let bytes =
-        encode(&cache(geometry, tokens, 7).view(), spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
+    check_cache(&cache(geometry, tokens, 7), spec);
+}
+
+fn check_cache(cache: &KvCache, spec: &str) {
+    let bytes = encode(&cache.view(), spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
     let [cpu, gpu] = both(&bytes).unwrap();
     let gpu = gpu.unwrap_or_else(|error| panic!("{spec}: {error}"));
-    assert!(cpu.unwrap() == gpu, "{spec}, {tokens} tokens, {geometry:?}");
+    assert!(cpu.unwrap() == gpu, "{spec}, {} tokens, {:?}", cache.tokens(), cache.geometry());
 }
 
 #[test]
@@ -38,6 +44,26 @@ fn every_model_and_pipeline() {
             for tokens in [0, 1, 2, 33, 70] {
                 check(&model.geometry, tokens, spec);
             }
+        }
+    }
+}
+
+/// Scales of 0 keep the signs of symbols; scales that are subnormal or nearly infinite.
+#[test]
+fn extreme_scales() {
+    let shape = |heads, head_dim| Some(Shape { heads, head_dim, dtype: Dtype::F32 });
+    let layers = LayerGroup { repeat: 1, key: shape(3, 4), value: shape(1, 6), latent: None, rope: None };
+    let geometry = Geometry::new([layers]).unwrap();
+    for magnitude in [0.0, 1e-44, 3e-39, 2e-6, 1e4, 1e38] {
+        let cache = KvCache::from_fn(&geometry, 9, |_, token, channel| {
+            let sign = if token % 2 == 0 { -magnitude } else { magnitude };
+            sign * (((token + channel) % 7) as f32 / 7.0)
+        });
+        for spec in ["lloyd-max(bits=8;scale=bf16)|raw", "lloyd-max(bits=3;group=3;scale=bf16)|raw"] {
+            check_cache(&cache, spec);
+        }
+        if magnitude <= 1e4 {
+            check_cache(&cache, "lloyd-max(bits=5)|raw");
         }
     }
 }
