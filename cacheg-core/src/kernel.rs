@@ -19,7 +19,8 @@
 //!   `fn $element(p: Place) -> u32`, the element's bits.
 //! * a **coder**: `fn $symbol(segment: u32, row: u32, col: u32) -> u32`, and what [`CoderKernel`] says.
 //!
-//! All may use `Place { plane, part, row, col, tile, at }`, `part_rows(p)`, `part_cols(p)`, `widen(dtype, bits)`,
+//! All may use `Place { plane, part, row, col, tile, at }`, `part_rows(p)`, `part_cols(p)`, `position(p)` (of a row of the tile,
+//! in the model's sequence: a low and a high word), `widen(dtype, bits)`,
 //! `narrow(dtype, value)` (`dtype` as [`dtype_code`]), and `fault(tile, code)` with one of the constants `FAULT_…`, which
 //! makes decoding fail as an error of the CPU's would. `cacheg-gpu/src/wgsl/prelude.wgsl` is the reference.
 //!

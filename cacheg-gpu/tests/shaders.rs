@@ -18,6 +18,7 @@ const PIPELINES: &[&str] = &[
     "uniform|raw",
     "lloyd-max|raw",
     "bytes|rans(contexts=3)",
+    "unrope|bins(step=0.5)|rans",
 ];
 
 fn programs() -> Vec<(String, Program)> {
