@@ -49,7 +49,7 @@ impl Recording {
             }
         }
         if !program.one_pass {
-            let groups = u32::try_from(recording.work.invocations.div_ceil(64)).unwrap_or(u32::MAX);
+            let groups = u32::try_from(recording.work.groups).unwrap_or(u32::MAX);
             for first_piece in (0..window.piece_count).step_by(DEEPEST as usize) {
                 let deep = (window.piece_count - first_piece).min(DEEPEST);
                 recording.dispatch(Pass::Reconstruct, Window { first_piece, ..window }, groups, deep);

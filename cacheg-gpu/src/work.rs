@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use cacheg_core::{Chunk, Error, Layout, OpenTile, Order, Plan, Plane, Result, ResultExt, dtype_code};
 
-use crate::program::{MOST_STAGES, Program};
+use crate::program::{MOST_STAGES, Program, ROWS_VALUES};
 
 /// Most loop iterations of an invocation in one dispatch. Mesa 22 ends invocations without a word after 65,535.
 const MOST_ITERATIONS: u32 = 24_576;
@@ -116,8 +116,8 @@ pub(crate) struct Work {
     pub(crate) zeros: bool,
     /// Dispatches of `decode`.
     pub(crate) rounds: u32,
-    /// Most invocations that the elements of a piece need.
-    pub(crate) invocations: usize,
+    /// Most workgroups that the elements of a piece need.
+    pub(crate) groups: usize,
     pub(crate) outputs: Vec<PlaneOutput>,
     /// The tiles, for messages.
     pub(crate) tiles: Vec<TileName>,
@@ -336,7 +336,14 @@ impl Work {
             }
             let shape = plane.shape;
             let invocations = if program.whole_words { elements * shape.dtype.size() / 4 } else { elements };
-            self.invocations = self.invocations.max(invocations);
+            let groups = match program.matrix {
+                true => {
+                    let run = (ROWS_VALUES / shape.head_dim as usize).max(1);
+                    shape.heads as usize * tile.rows.div_ceil(run)
+                }
+                false => invocations.div_ceil(64),
+            };
+            self.groups = self.groups.max(groups);
             records.pieces.extend([0, 0, 0, 0, number, word(plane.index)?, word(target.word)?]);
             records.pieces.extend([shape.heads, shape.head_dim, dtype_code(shape.dtype), word(tile.rows)?]);
             records.pieces.extend([word(target.row + row)?, word(target.capacity)?]);

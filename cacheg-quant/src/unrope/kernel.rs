@@ -7,7 +7,7 @@
 
 use std::f64::consts::{FRAC_1_PI, TAU};
 
-use cacheg_core::{Kernel, Pairing};
+use cacheg_core::{Kernel, Pairing, Rows};
 
 use super::Bound;
 
@@ -41,7 +41,7 @@ impl Bound {
                 at
             });
         }
-        Kernel::new(include_str!("../unrope.wgsl"), data)
+        Kernel::new(include_str!("../unrope.wgsl"), data).with_rows(Rows::Head)
     }
 }
 
