@@ -13,6 +13,8 @@
 //!
 //! * a **transform**: `fn $value(p: Place) -> f32`, its output at row and column `p.row`, `p.col`. It asks for a part by
 //!   `$inner(in_part(p, part, row))`, and for another channel by `$inner(in_col(p, col))`.
+//! * a **transform by a matrix** ([`Rows::Matrix`]), whose every output depends on a whole head: instead of `$value`
+//!   `fn $rows(t: Rows, lane: u32)`; see below.
 //! * a **quantizer**: `fn $value(p: Place) -> f32`, from `symbol(p, symbol_plane)`, `side_u16(p, i)` (the `i`-th two bytes
 //!   of the part's side information) and, where the symbol is an escape, `escape(p)`: what
 //!   [`escaped`](crate::BoundQuantizer::escaped) made of it. An [`exact`](crate::BoundQuantizer::exact) one also defines
@@ -22,12 +24,27 @@
 //! Any may also define `fn $enter(plane: u32)`, which is called before its values of that plane are asked for: to keep what
 //! `$data` says of the plane in private variables.
 //!
-//! All may use `Place { plane, part, row, col, tile }`, `part_rows(p)`, `part_cols(p)`, `widen(dtype, bits)`,
-//! `narrow(dtype, value)` (`dtype` as [`dtype_code`]), and `fault(tile, code)` with one of the constants `FAULT_…`, which
-//! makes decoding fail as an error of the CPU's would. `cacheg-gpu/src/wgsl/prelude.wgsl` is the reference.
+//! All may use `Place { plane, part, row, col, tile }`, `part_rows(p)`, `part_cols(p)`, `position(p)` (where a row of the
+//! tile is in the model's sequence: a low and a high word), `widen(dtype, bits)`, `narrow(dtype, value)` (`dtype` as
+//! [`dtype_code`]), and `fault(tile, code)` with one of the constants `FAULT_…`, which makes decoding fail as an error of the
+//! CPU's would. `cacheg-gpu/src/wgsl/prelude.wgsl` is the reference.
 //!
 //! Bits must be those of the CPU's inverse: keep to `+ − ×`, of which every product that is added to something is exact
 //! (contraction must not matter), and round in integers; WGSL's division and conversions do not round as IEEE 754 does.
+//! Transforms that cannot (rotations, products with matrices) state the bound of their error.
+//!
+//! # Whole rows of heads
+//!
+//! A transform by a matrix works in place on some rows of one head, in workgroup memory, with all `ROWS_LANES` (256)
+//! invocations of a workgroup: `t` has `plane`, `tile`, `head`, `first` (which row of the tile its first is), `rows` and `dim`
+//! (channels of a head), and the value at row `r`, channel `c` is `row_values[r * t.dim + c]`. When `$rows` is called all
+//! values are there, and when it returns all must be; between, what others have written is there behind a
+//! `workgroupBarrier()`. An invocation's share is at most `ROWS_VALUES / ROWS_LANES` values (16), so that a product with a
+//! matrix can be summed up in an array of that size and be written behind a barrier. `t` is the same for all invocations, so
+//! loops over it may have barriers; there are 16 KiB of workgroup memory in WebGPU, all taken by `row_values`.
+//!
+//! A program has at most one such transform. Those in front of it must say [`Rows::Head`] or [`Rows::Same`], as only one
+//! head's rows are there; behind it anything goes.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -60,7 +77,7 @@ impl Kernel {
 }
 
 /// Which rows of the next stage the values of a transform's inverse need. A backend makes values as soon as symbols are
-/// decoded, in one pass, where all transforms say so.
+/// decoded, in one pass, where all transforms say `Same` or `Parts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rows {
@@ -72,6 +89,10 @@ pub enum Rows {
     /// channel in earlier parts. The text defines `fn $row(part: u32, row: u32) -> u32`: the row whose values are complete with
     /// this row of a part.
     Parts,
+    /// One part; each value may need all of its own row and head.
+    Head,
+    /// One part; the text defines `$rows` instead of `$value`, on whole rows of heads.
+    Matrix,
 }
 
 /// A coder's share of a program.

@@ -87,7 +87,11 @@ impl Compiled {
                 layout: Some(&pipelines),
                 module: &module,
                 entry_point: Some(name),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                // Rows are written before they are read, and zeros take longer than they do.
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: !(program.matrix && name == "reconstruct"),
+                    ..wgpu::PipelineCompilationOptions::default()
+                },
                 cache: None,
             })
         };

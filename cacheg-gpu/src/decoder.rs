@@ -181,7 +181,7 @@ impl GpuDecoder {
     }
 
     /// Decodes chunks, each to its row.
-    fn to_host(
+    fn decode_chunks(
         &mut self,
         chunks: &[(&Chunk<'_>, usize)],
         view: &mut KvViewMut<'_>,
@@ -215,7 +215,7 @@ impl GpuDecoder {
 impl Decoder for GpuDecoder {
     fn decode(&mut self, chunk: &Chunk<'_>, out: KvOut<'_, '_>, progress: Progress<'_>) -> Result<()> {
         match out {
-            KvOut::Host(view, row) => self.to_host(&[(chunk, row)], view, progress),
+            KvOut::Host(view, row) => self.decode_chunks(&[(chunk, row)], view, progress),
             KvOut::Device(memory, row) => {
                 let kv = memory.downcast_mut::<DeviceKv>().ok_or_else(|| {
                     Error::unsupported("a GPU writes to host memory or to a `DeviceKv` of its own")
@@ -237,7 +237,7 @@ impl Decoder for GpuDecoder {
         out: &mut KvViewMut<'_>,
         progress: Progress<'_>,
     ) -> Result<()> {
-        self.to_host(chunks, out, progress)
+        self.decode_chunks(chunks, out, progress)
     }
 }
 

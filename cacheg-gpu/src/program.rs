@@ -11,10 +11,16 @@ const ONE_PASS: &str = include_str!("wgsl/one_pass.wgsl");
 const TWO_PASSES: &str = include_str!("wgsl/two_passes.wgsl");
 const RECONSTRUCT: &str = include_str!("wgsl/reconstruct.wgsl");
 const RECONSTRUCT_ANY: &str = include_str!("wgsl/reconstruct_any.wgsl");
+const ROWS: &str = include_str!("wgsl/rows.wgsl");
+const ROWS_WORDS: &str = include_str!("wgsl/rows_words.wgsl");
+const ROWS_ELEMENTS: &str = include_str!("wgsl/rows_elements.wgsl");
 const CHECK_ESCAPES: &str = include_str!("wgsl/check_escapes.wgsl");
 
 /// Invocations of a workgroup that decodes.
 pub(crate) const LANES: u32 = 32;
+
+/// Values of a head that a workgroup works on at a time: all of WebGPU's 16 KiB of workgroup memory.
+pub(crate) const ROWS_VALUES: usize = 4_096;
 
 /// How the lanes of a stream work together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +69,8 @@ pub struct Program {
     pub one_pass: bool,
     /// Whether each row of each head is a number of words.
     pub whole_words: bool,
+    /// Whether a stage works on whole rows of heads.
+    pub matrix: bool,
 }
 
 /// Stages of a program.
@@ -91,9 +99,10 @@ impl Program {
         let together = dtype.map_or(0, |dtype| 4 / dtype.size());
         let stash = together * rows.div_ceil(4 * LANES as usize) * LANES as usize;
         let one_pass = kernels.coder.1.columns
-            && kernels.transforms.iter().all(|(_, kernel)| kernel.rows != Rows::Any)
+            && kernels.transforms.iter().all(|(_, kernel)| matches!(kernel.rows, Rows::Same | Rows::Parts))
             && whole_words
             && (1..=MOST_STASH).contains(&stash);
+        let matrix = matrix_stage(&kernels.transforms, plan.planes())?;
         let mut program = Self {
             source: PRELUDE.to_owned(),
             data: Vec::new(),
@@ -102,6 +111,7 @@ impl Program {
             state,
             one_pass,
             whole_words,
+            matrix: matrix.is_some(),
         };
         let output = if whole_words { "u32" } else { "atomic<u32>" };
         program.line(&format!("\n@group(0) @binding(6) var<storage, read_write> output: array<{output}>;\n"));
@@ -151,7 +161,11 @@ impl Program {
                 )));
             }
         });
-        if !one_pass {
+        if let Some(number) = matrix {
+            program.line(&format!("const ROWS_VALUES: u32 = {ROWS_VALUES}u;\n"));
+            program.source.push_str(&ROWS.replace('$', &format!("transform{number}_")));
+            program.source.push_str(if whole_words { ROWS_WORDS } else { ROWS_ELEMENTS });
+        } else if !one_pass {
             program.line(if whole_words { RECONSTRUCT } else { RECONSTRUCT_ANY });
         }
         program.source.push_str(CHECK_ESCAPES);
@@ -205,4 +219,49 @@ fn uniform_dtype(plan: &Plan) -> Option<Dtype> {
     let mut dtypes = plan.planes().iter().map(|plane| plane.shape.dtype);
     let first = dtypes.next()?;
     dtypes.all(|dtype| dtype == first).then_some(first)
+}
+
+/// The number of the stage that works on whole rows of heads, if there is one.
+fn matrix_stage(transforms: &[(String, Kernel)], planes: &[Plane]) -> Result<Option<usize>> {
+    let mut stages = transforms.iter().enumerate().filter(|(_, (_, kernel))| kernel.rows == Rows::Matrix);
+    let Some((number, (name, _))) = stages.next() else { return Ok(None) };
+    if let Some((_, (other, _))) = stages.next() {
+        return Err(Error::unsupported(format!(
+            "`{name}` and `{other}` both work on rows of heads; on a GPU only one stage can"
+        )));
+    }
+    let far = |kernel: &Kernel| !matches!(kernel.rows, Rows::Same | Rows::Head);
+    if let Some((other, _)) = transforms[..number].iter().find(|(_, kernel)| far(kernel)) {
+        return Err(Error::unsupported(format!(
+            "`{other}` may ask for more than a row of a head, and on a GPU `{name}` gives no more"
+        )));
+    }
+    let widest = planes.iter().map(|plane| plane.shape.head_dim).max().unwrap_or(0);
+    if widest as usize > ROWS_VALUES {
+        return Err(Error::unsupported(format!(
+            "`{name}` of heads of {widest} channels; a GPU has room for {ROWS_VALUES}"
+        )));
+    }
+    Ok(Some(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_looks_at_a_row_of_a_head_may_be_in_front() {
+        let stage = |name: &str, rows| (name.to_owned(), Kernel::new("", Vec::new()).with_rows(rows));
+        let stages = [
+            stage("mean", Rows::Same),
+            stage("turns", Rows::Head),
+            stage("matrix", Rows::Matrix),
+            stage("anchors", Rows::Parts),
+        ];
+        assert_eq!(matrix_stage(&stages, &[]).unwrap(), Some(2));
+        assert_eq!(matrix_stage(&stages[3..], &[]).unwrap(), None);
+        let [_, turns, matrix, anchors] = stages;
+        let message = matrix_stage(&[turns, anchors, matrix], &[]).unwrap_err().to_string();
+        assert!(message.contains("`anchors` may ask for more"), "{message}");
+    }
 }

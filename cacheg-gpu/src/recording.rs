@@ -9,9 +9,6 @@ const PER_ROW: u32 = 32_768;
 /// Workgroups of a dispatch in each direction, at most.
 const DEEPEST: u32 = 65_535;
 
-/// Words that a workgroup of `reconstruct` makes: 16 for each invocation, so that what it finds out first pays.
-const WORDS_PER_GROUP: usize = 1_024;
-
 /// Entry points of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {
@@ -52,8 +49,7 @@ impl Recording {
             }
         }
         if !program.one_pass {
-            let each = if program.whole_words { WORDS_PER_GROUP } else { 64 };
-            let groups = u32::try_from(recording.work.most.div_ceil(each)).unwrap_or(u32::MAX);
+            let groups = u32::try_from(recording.work.groups).unwrap_or(u32::MAX);
             for first_piece in (0..window.piece_count).step_by(DEEPEST as usize) {
                 let deep = (window.piece_count - first_piece).min(DEEPEST);
                 recording.dispatch(Pass::Reconstruct, Window { first_piece, ..window }, groups, deep);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use cacheg_core::{Chunk, Error, Layout, OpenTile, Order, Plan, Plane, Result, ResultExt, dtype_code};
 
-use crate::program::{MOST_STAGES, Program};
+use crate::program::{MOST_STAGES, Program, ROWS_VALUES};
 
 /// Most loop iterations of an invocation in one dispatch. Mesa 22 ends invocations without a word after 65,535.
 const MOST_ITERATIONS: u32 = 24_576;
@@ -16,6 +16,9 @@ const PADDING: usize = 32;
 
 /// Elements of a plane of a tile are counted in 24 bits.
 const MOST_ELEMENTS: usize = 1 << 24;
+
+/// Words that a workgroup of `reconstruct` makes: 16 for each invocation, so that what it finds out first pays.
+const WORDS_PER_GROUP: usize = 1_024;
 
 /// `Window` in prelude.wgsl.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -116,8 +119,8 @@ pub(crate) struct Work {
     pub(crate) zeros: bool,
     /// Dispatches of `decode`.
     pub(crate) rounds: u32,
-    /// Most words, or elements where these are no whole words, of a piece.
-    pub(crate) most: usize,
+    /// Most workgroups that the elements of a piece need.
+    pub(crate) groups: usize,
     pub(crate) outputs: Vec<PlaneOutput>,
     /// The tiles, for messages.
     pub(crate) tiles: Vec<TileName>,
@@ -335,8 +338,15 @@ impl Work {
                 return Err(Error::unsupported("tiles of so many values on a GPU; the CPU decodes them"));
             }
             let shape = plane.shape;
-            let units = if program.whole_words { elements * shape.dtype.size() / 4 } else { elements };
-            self.most = self.most.max(units);
+            let groups = match program.matrix {
+                true => {
+                    let run = (ROWS_VALUES / shape.head_dim as usize).max(1);
+                    shape.heads as usize * tile.rows.div_ceil(run)
+                }
+                false if program.whole_words => (elements * shape.dtype.size() / 4).div_ceil(WORDS_PER_GROUP),
+                false => elements.div_ceil(64),
+            };
+            self.groups = self.groups.max(groups);
             records.pieces.extend([0, 0, 0, 0, number, word(plane.index)?, word(target.word)?]);
             records.pieces.extend([shape.heads, shape.head_dim, dtype_code(shape.dtype), word(tile.rows)?]);
             records.pieces.extend([word(target.row + row)?, word(target.capacity)?]);

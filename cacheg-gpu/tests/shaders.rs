@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use cacheg_core::testkit::models;
-use cacheg_core::{Encoder, KvCache, Limits, Pipeline, Registry};
+use cacheg_core::{Encoder, Geometry, KvCache, Limits, Pipeline, Registry};
 use cacheg_gpu::{Program, Variant};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -16,26 +16,38 @@ const PIPELINES: &[&str] = &[
     "anchor-delta|bins(step=0.5)|range",
     "identity|bins|raw",
     "uniform|raw",
+    "lloyd-max|raw",
     "bytes|rans(contexts=3)",
+    "unrope|bins(step=0.5)|rans",
+    "mean|hadamard|uniform|raw",
+    "unrope|hadamard|lloyd-max|rans",
 ];
 
 fn programs() -> Vec<(String, Program)> {
     let registry =
         Registry::new(cacheg_quant::PLUGINS.iter().chain(cacheg_entropy::PLUGINS).copied()).unwrap();
-    let geometry = &models().unwrap()[0].geometry;
-    let cache = KvCache::from_fn(geometry, 40, |_, token, channel| (token * 7 % 11 + channel) as f32);
     let mut programs = Vec::new();
+    // Rows that are whole words, and such that are not.
+    for model in
+        models().unwrap().iter().filter(|model| ["equal layers", "odd channels"].contains(&model.name))
+    {
+        programs_of(&registry, &model.geometry, &mut programs);
+    }
+    programs
+}
+
+fn programs_of(registry: &Registry, geometry: &Geometry, programs: &mut Vec<(String, Program)>) {
+    let cache = KvCache::from_fn(geometry, 40, |_, token, channel| (token * 7 % 11 + channel) as f32);
     for spec in PIPELINES {
-        let encoder = Encoder::new(Pipeline::parse(&registry, spec).unwrap(), geometry, None).unwrap();
+        let encoder = Encoder::new(Pipeline::parse(registry, spec).unwrap(), geometry, None).unwrap();
         let bytes = encoder.encode(&cache.view(), 0..40, &|_| ()).unwrap().to_vec();
         let chunk = cacheg_core::Chunk::parse(&bytes, &Limits::default()).unwrap();
-        let plan = chunk.bind(&registry, None).unwrap();
+        let plan = chunk.bind(registry, None).unwrap();
         for variant in [Variant::Portable, Variant::Subgroup] {
             let program = Program::new(&plan, variant, 64).unwrap();
             programs.push((format!("{spec}, {}", variant.name()), program));
         }
     }
-    programs
 }
 
 fn entries(source: &str) -> impl Iterator<Item = &'static str> + '_ {

@@ -12,6 +12,8 @@ use cacheg_gpu::{Recorded, Simulated, Variant, simulate};
 
 const PIPELINES: &[&str] = &[
     "mean|bins(step=0.4;reach=15)|rans",
+    "mean|hadamard|lloyd-max(bits=4)|raw",
+    "hadamard|lloyd-max(bits=3)|rans",
     "sinks(first=4)|mean|bins(step=0.4;level=1;reach=15)|rans(tables=channel;carried=class)",
     "sinks(first=1;last=2)|mean|bins(step=0.4;level=0.5;reach=31)|rans(contexts=3)",
     "mean|bins(step=0.2;reach=60)|rans(contexts=3)",

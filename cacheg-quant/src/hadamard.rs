@@ -13,7 +13,8 @@
 //! **Arithmetic**, bit-exact: each input is multiplied by `fl(1/√n)` (exact if `n` is a power of 4) and given
 //! its sign; then for `h = 1, 2, 4 … n/2` each pair `(a, b)` at distance `h` becomes `(a + b, a − b)`, all in
 //! `f32`. The inverse multiplies by `fl(1/√n)`, does the same steps in the same order, and gives the signs last.
-//! Forward and inverse together err by less than `2·(log₂ n + 2)·2⁻²⁴` of the block's norm.
+//! Forward and inverse together err by less than `2·(log₂ n + 2)·2⁻²⁴` of the block's norm. GPUs do the same: no
+//! product is added to anything, so that nothing can be contracted.
 //!
 //! ```
 //! let stages = cacheg_core::spec::parse("hadamard(seed=7)")?;
@@ -25,7 +26,8 @@
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Build, Plugin, Result, Stage, TileCx, Transform, config, settings,
+    BindCx, BoundTransform, Build, Kernel, Plane, Plugin, Result, Rows, Stage, TileCx, Transform, config,
+    settings,
 };
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};
@@ -106,14 +108,32 @@ impl Bound {
         let head_dim = tile.plane.shape.head_dim as usize;
         let signs = self.signs.get(..head_dim).filter(|signs| !signs.is_empty());
         let signs = signs.ok_or_else(crate::unknown_plane)?;
-        let block = 1 << head_dim.trailing_zeros();
-        Ok((signs, block, 1.0 / (block as f32).sqrt()))
+        let (block, norm) = block_of(head_dim);
+        Ok((signs, block, norm))
     }
+}
+
+/// Block width and `1/√n` of heads that are not empty.
+fn block_of(head_dim: usize) -> (usize, f32) {
+    let block = 1 << head_dim.trailing_zeros();
+    (block, 1.0 / (block as f32).sqrt())
 }
 
 impl BoundTransform for Bound {
     fn independent_rows(&self) -> bool {
         true
+    }
+
+    fn kernel(&self, planes: &[Plane]) -> Option<Kernel> {
+        let mut data = vec![0];
+        let bit = |(at, sign): (usize, &f32)| u32::from(*sign < 0.0) << at;
+        data.extend(self.signs.chunks(32).map(|signs| signs.iter().enumerate().map(bit).sum::<u32>()));
+        data[0] = data.len() as u32;
+        data.extend(planes.iter().flat_map(|plane| {
+            let (block, norm) = block_of(plane.shape.head_dim as usize);
+            [block as u32, norm.to_bits()]
+        }));
+        Some(Kernel::new(include_str!("hadamard.wgsl"), data).with_rows(Rows::Matrix))
     }
 
     fn forward(

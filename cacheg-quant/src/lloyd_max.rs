@@ -30,8 +30,8 @@ mod codebook;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, Error, EscapeReader, EscapeWriter, Kind, List, Part, PartCx,
-    Plane, Plugin, Quantizer, Result, Stage, TileCx, config, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, Error, EscapeReader, EscapeWriter, Kernel, Kind, List, Part,
+    PartCx, Plane, Plugin, Quantizer, Result, Stage, TileCx, config, settings,
 };
 use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -124,11 +124,16 @@ struct Layout {
 
 impl Bound {
     fn layout(&self, plane: &Plane) -> &Layout {
-        match plane.kind {
-            Kind::Key => &self.0[0],
-            Kind::Value => &self.0[1],
-            Kind::Latent => &self.0[2],
-        }
+        &self.0[number(plane.kind)]
+    }
+}
+
+/// Where a kind is in `Kind::ALL`.
+fn number(kind: Kind) -> usize {
+    match kind {
+        Kind::Key => 0,
+        Kind::Value => 1,
+        Kind::Latent => 2,
     }
 }
 
@@ -146,6 +151,23 @@ impl BoundQuantizer for Bound {
 
     fn side_len(&self, plane: &Plane, part: &PartCx) -> usize {
         part.rows * part.cols.div_ceil(self.layout(plane).group_of(plane)) * SCALE
+    }
+
+    fn kernel(&self, planes: &[Plane]) -> Option<Kernel> {
+        // Planes of one kind share a codebook.
+        let mut firsts = [0; Kind::ALL.len()];
+        let mut entries = Vec::new();
+        for (first, layout) in firsts.iter_mut().zip(&self.0) {
+            *first = (4 * planes.len() + entries.len()) as u32;
+            entries.extend(layout.book.halves().iter().map(|entry| u32::from(*entry)));
+        }
+        let of = |plane: &Plane| {
+            let layout = self.layout(plane);
+            let format = u32::from(layout.format == ScaleFormat::Bf16);
+            [layout.group_of(plane) as u32, layout.book.half() as u32, firsts[number(plane.kind)], format]
+        };
+        let data = planes.iter().flat_map(of).chain(entries).collect();
+        Some(Kernel::new(include_str!("lloyd_max.wgsl"), data))
     }
 
     fn quantize(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use cacheg_core::{
-    Backend, Chunk, Container, ContainerHeader, Encoder, Error, Kept, KvCache, KvView,
-    Limits, Profile, Progress, Registry, Result, ResultExt,
+    Backend, Chunk, Container, ContainerHeader, Encoder, Error, Kept, KvCache, KvView, Limits, Profile,
+    Progress, Registry, Result, ResultExt,
 };
 
 /// Encodes a KV cache as a container, chunk by chunk; returns its length in bytes. Memory beyond the KV cache

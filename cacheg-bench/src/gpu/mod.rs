@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Presets, with `@LEVEL` if not their own
     #[arg(long, value_name = "LIST", default_value = "fast,cachegen-paper,cachegen-release,q8,lossless")]
     presets: String,
-    /// The input's rows are repeated to so many tokens, one size after the other [default: the input's; 1024 for `--counts`]
+    /// The input's rows are repeated to so many tokens, one size after the other [default: the input's; 1028 for `--counts`]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = tokens)]
     tokens: Vec<usize>,
     /// Count instructions, loads, barriers and bytes of the programs instead, and model what GPUs could make of them

@@ -116,6 +116,12 @@ fn piece_place(row: u32, col: u32) -> Place {
     return Place(piece.plane, 0u, row, col, piece.tile);
 }
 
+// Position of a row of the tile in the context: low half, high half.
+fn position(p: Place) -> vec2<u32> {
+    let low = piece.position.x + p.row;
+    return vec2<u32>(low, piece.position.y + select(0u, 1u, low < p.row));
+}
+
 // Where the elements from a channel of a head and row of the piece are in `output`; `each` of them make a word.
 fn output_word(head: u32, row: u32, channel: u32, each: u32) -> u32 {
     let there = piece.first + row;

@@ -39,7 +39,12 @@ fn several_chunks_in_one_cache_in_both_orders() {
     };
     let geometry = Geometry::new([layers]).unwrap();
     let source = cache(&geometry, 90, 5);
-    for spec in ["sinks(first=4;last=3)|mean|bins(step=0.3)|rans", "anchor-delta|bins|range", "bytes|raw"] {
+    for spec in [
+        "sinks(first=4;last=3)|mean|bins(step=0.3)|rans",
+        "anchor-delta|bins|range",
+        "bytes|raw",
+        "mean|hadamard|lloyd-max|raw",
+    ] {
         let pipeline = Pipeline::parse(&REGISTRY, spec).unwrap();
         let encoder = Encoder::new(pipeline, &geometry, None).unwrap();
         for order in [Order::HeadMajor, Order::TokenMajor] {

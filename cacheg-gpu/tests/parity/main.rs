@@ -1,10 +1,12 @@
-//! The GPU against the CPU, bit for bit, on whatever adapter there is; Mesa's llvmpipe counts.
+//! The GPU against the CPU, bit for bit but for rotations by position, on whatever adapter there is; Mesa's llvmpipe counts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
+mod close;
 mod corrupt;
 mod device;
 mod pipelines;
+mod rotated;
 
 use std::sync::{Arc, LazyLock};
 
@@ -56,7 +58,7 @@ fn both(bytes: &[u8]) -> Option<[Result<KvCache>; 2]> {
     let [cpu, gpu] = [decode(&Cpu, &chunk, &plan), decode(&*GPU, &chunk, &plan)];
     let hybrid = decode(&Hybrid::new(GPU.clone()), &chunk, &plan);
     match (&cpu, &hybrid) {
-        (Ok(cpu), Ok(hybrid)) => assert!(cpu == hybrid),
+        (Ok(cpu), Ok(hybrid)) => assert!(close::worst(&plan, cpu, hybrid) <= close::BOUND),
         (Err(_), Err(_)) => {}
         // What one of them cannot, both together cannot.
         _ => assert!(gpu.is_err(), "{:?}", hybrid.err()),

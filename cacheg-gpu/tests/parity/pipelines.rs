@@ -21,23 +21,60 @@ const ELEMENTWISE: &[&str] = &[
     "bytes|rans(tables=class;classes=256)",
     "identity|bytes|raw",
     "mean|uniform(bits=5)|range(streams=channel)",
+    "lloyd-max(bits=1,8;group=5)|rans",
+    "mean|lloyd-max(bits=3,2;scale=bf16)|raw",
+    "anchor-delta(group=7)|lloyd-max(group=32)|range",
+];
+
+/// With a stage that works on whole rows of heads.
+const ROWS: &[&str] = &[
+    "hadamard|uniform(bits=4;axis=token;group=32)|raw",
+    "hadamard(seed=5)|lloyd-max(bits=3)|raw",
+    "hadamard|lloyd-max(bits=4)|rans",
+    "sinks(first=3)|mean|hadamard|bins(step=0.5)|rans",
+    "hadamard|mean|uniform(bits=6;axis=channel,token;group=8)|range",
+    "hadamard|anchor-delta(group=7)|bins|rans(contexts=3)",
+    "hadamard|bytes|raw",
 ];
 
 fn check(geometry: &Geometry, tokens: usize, spec: &str) {
-    let bytes =
-        encode(&cache(geometry, tokens, 7).view(), spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
+    check_cache(&cache(geometry, tokens, 7), spec);
+}
+
+fn check_cache(cache: &KvCache, spec: &str) {
+    let bytes = encode(&cache.view(), spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
     let [cpu, gpu] = both(&bytes).unwrap();
     let gpu = gpu.unwrap_or_else(|error| panic!("{spec}: {error}"));
-    assert!(cpu.unwrap() == gpu, "{spec}, {tokens} tokens, {geometry:?}");
+    assert!(cpu.unwrap() == gpu, "{spec}, {} tokens, {:?}", cache.tokens(), cache.geometry());
 }
 
 #[test]
 fn every_model_and_pipeline() {
     for model in models().unwrap() {
-        for spec in ELEMENTWISE {
+        for spec in ELEMENTWISE.iter().chain(ROWS) {
             for tokens in [0, 1, 2, 33, 70] {
                 check(&model.geometry, tokens, spec);
             }
+        }
+    }
+}
+
+/// Scales of 0 keep the signs of symbols; scales that are subnormal or nearly infinite.
+#[test]
+fn extreme_scales() {
+    let shape = |heads, head_dim| Some(Shape { heads, head_dim, dtype: Dtype::F32 });
+    let layers = LayerGroup { repeat: 1, key: shape(3, 4), value: shape(1, 6), latent: None, rope: None };
+    let geometry = Geometry::new([layers]).unwrap();
+    for magnitude in [0.0, 1e-44, 3e-39, 2e-6, 1e4, 1e38] {
+        let cache = KvCache::from_fn(&geometry, 9, |_, token, channel| {
+            let sign = if token % 2 == 0 { -magnitude } else { magnitude };
+            sign * (((token + channel) % 7) as f32 / 7.0)
+        });
+        for spec in ["lloyd-max(bits=8;scale=bf16)|raw", "lloyd-max(bits=3;group=3;scale=bf16)|raw"] {
+            check_cache(&cache, spec);
+        }
+        if magnitude <= 1e4 {
+            check_cache(&cache, "lloyd-max(bits=5)|raw");
         }
     }
 }
@@ -47,9 +84,44 @@ fn tiles_of_thousands_of_rows() {
     let shape = |heads, head_dim| Some(Shape { heads, head_dim, dtype: Dtype::F16 });
     let layers = LayerGroup { repeat: 2, key: shape(1, 16), value: shape(3, 64), latent: None, rope: None };
     let geometry = Geometry::new([layers]).unwrap();
-    for spec in ELEMENTWISE {
+    for spec in ELEMENTWISE.iter().chain(ROWS) {
         check(&geometry, 2_500, spec);
     }
+}
+
+/// Blocks of all powers of two and of parts of heads, runs of one row, words that belong to several tiles.
+#[test]
+fn rows_of_heads_of_all_widths() {
+    let widths = [1, 2, 4, 12, 32, 80, 96, 128, 256, 512, 576, 1024, 2048, 2050, 4096];
+    for dtype in [Dtype::F16, Dtype::F32] {
+        for width in widths {
+            let shape = |heads| Some(Shape { heads, head_dim: width, dtype });
+            let layers = LayerGroup { repeat: 1, key: shape(3), value: shape(1), latent: None, rope: None };
+            let geometry = Geometry::new([layers]).unwrap();
+            check(&geometry, 37, "mean|hadamard(seed=9)|lloyd-max(bits=4)|raw");
+        }
+    }
+    for width in [3, 5, 7, 63, 4095] {
+        let shape = |heads| Some(Shape { heads, head_dim: width, dtype: Dtype::F8E4m3 });
+        let layers = LayerGroup { repeat: 3, key: shape(3), value: shape(1), latent: None, rope: None };
+        check(&Geometry::new([layers]).unwrap(), 130, "mean|hadamard|uniform(bits=4)|raw");
+    }
+}
+
+#[test]
+fn what_rows_of_heads_cannot_do_is_refused() {
+    let refused = |width, spec, part: &str| {
+        let shape = Some(Shape { heads: 1, head_dim: width, dtype: Dtype::F16 });
+        let layers = LayerGroup { repeat: 1, key: shape, value: shape, latent: None, rope: None };
+        let geometry = Geometry::new([layers]).unwrap();
+        let bytes = encode(&cache(&geometry, 5, 1).view(), spec).unwrap();
+        let [cpu, gpu] = both(&bytes).unwrap();
+        cpu.unwrap();
+        let message = gpu.unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    refused(4098, "hadamard|uniform|raw", "heads of 4098 channels");
+    refused(8, "hadamard|mean|hadamard(seed=1)|uniform|raw", "both work on rows of heads");
 }
 
 /// Outputs of more than a window's 32 MiB: windows of several planes, and windows of some rows of one plane.
@@ -60,7 +132,7 @@ fn several_windows() {
         let group = LayerGroup { repeat: layers, key: shape, value: None, latent: None, rope: None };
         Geometry::new([group]).unwrap()
     };
-    for spec in ["uniform|raw", "mean|bins(step=0.5;reach=15)|rans"] {
+    for spec in ["uniform|raw", "mean|bins(step=0.5;reach=15)|rans", "hadamard|lloyd-max|raw"] {
         check(&geometry(12), 1_500, spec);
         check(&geometry(1), 20_000, spec);
     }

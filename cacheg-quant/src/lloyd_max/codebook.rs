@@ -73,6 +73,11 @@ impl Codebook {
         1 << (self.bits - 1)
     }
 
+    /// Positive entries, ascending, in units of 2⁻¹¹; all else follows from them.
+    pub(super) fn halves(&self) -> &'static [u16] {
+        HALVES[usize::from(self.bits.clamp(1, 8)) - 1]
+    }
+
     /// What symbols stand for, to be multiplied by the scale.
     pub(super) fn entries(&self) -> &[f32; 2 * MOST] {
         &self.entries
