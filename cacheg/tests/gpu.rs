@@ -31,8 +31,11 @@ fn decoded_files_are_the_cpus() {
     let at = folder.path();
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/smollm2-135m-novel.safetensors");
     let device = device(at);
-    for preset in ["fast", "cachegen-paper", "cachegen-release", "q8", "q4", "kivi2", "lossless"] {
-        ok(at, &["encode", sample, "-o", "x.cgkv", "--preset", preset, "--force"]);
+    for preset in [
+        "fast", "cachegen-paper", "cachegen-release", "q8", "q4", "kivi2", "hadamard4", "turboquant3", "lossless",
+    ] {
+        // Chunks of several lengths, all in one file.
+        ok(at, &["encode", sample, "-o", "x.cgkv", "--preset", preset, "--chunk-tokens", "50", "--force"]);
         ok(at, &["decode", "x.cgkv", "-o", "cpu.safetensors", "--device", "cpu", "--force"]);
         let report =
             ok(at, &["decode", "x.cgkv", "-o", "gpu.safetensors", "--device", &device, "--force", "--json"]);
@@ -50,6 +53,19 @@ fn decoded_files_are_the_cpus() {
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stderr).contains("stage `zstd` has no WGSL"));
     ok(at, &["decode", "x.cgkv", "-o", "y.safetensors"]);
+}
+
+#[test]
+fn fetched_contexts_are_the_cpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/smollm2-135m-novel.safetensors");
+    ok(at, &["publish", sample, "--to", "store", "--chunk-tokens", "48"]);
+    for (device, out) in [("cpu", "cpu.safetensors"), (&*device(at), "gpu.safetensors")] {
+        ok(at, &["fetch", "store", "-o", out, "--device", device]);
+    }
+    let read = |name| std::fs::read(at.join(name)).unwrap();
+    assert!(read("cpu.safetensors") == read("gpu.safetensors"));
 }
 
 #[test]

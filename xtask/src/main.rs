@@ -83,14 +83,23 @@ fn target_dir() -> String {
 }
 
 /// Features that no crate has by default, and that need nothing which `deps::tests` does not install.
-const TESTED: &str = "cacheg/gpu,cacheg-core/testkit,cacheg-net/redis,cacheg-net/s3,cacheg-net/serve";
+const TESTED: &str = "cacheg-core/testkit,cacheg-net/redis,cacheg-net/s3,cacheg-net/serve";
+
+/// The same, where there is an adapter.
+const TESTED_ON_GPU: &str = "cacheg/gpu,cacheg-bench/gpu,cacheg-gpu/simulate";
 
 fn test() -> Result {
     if let Err(message) = deps::tests() {
         // The tests that need it fail and say so; all others are still worth running.
         eprintln!("\nxtask: {message}");
     }
-    cargo("", &[], &["test", "--release", "--workspace", "--features", TESTED])?;
+    if std::env::var("CACHEG_TEST_GPU").is_ok_and(|name| name == "none") {
+        eprintln!("\n== SKIPPED: tests on a GPU, as CACHEG_TEST_GPU=none asks");
+        cargo("", &[], &["test", "--release", "--workspace", "--exclude", "cacheg-gpu", "--features", TESTED])?;
+    } else {
+        let features = format!("{TESTED},{TESTED_ON_GPU}");
+        cargo("", &[], &["test", "--release", "--workspace", "--features", &features])?;
+    }
     let target = target_dir();
     let env = [("CARGO_TARGET_DIR", target.as_str())];
     cargo(ACME, &env, &["test", "--release"])?;
