@@ -14,9 +14,9 @@
 //! * a **transform**: `fn $value(p: Place) -> f32`, its output at row and column `p.row`, `p.col`. It asks for a part by
 //!   `$inner(in_part(p, part, row))`, and for another channel by `$inner(in_col(p, col))`.
 //! * a **transform by a matrix** ([`Rows::Matrix`]), whose every output depends on a whole head: instead of `$value`
-//!   `fn $rows(t: Rows, lane: u32)`; see below.
+//!   `fn $rows(t: HeadRows, lane: u32)`; see below.
 //! * a **quantizer**: `fn $value(p: Place) -> f32`, from `symbol(p, symbol_plane)`, `side_u16(p, i)` (the `i`-th two bytes
-//!   of the part's side information) and, where the symbol is an escape, `escape(p)`: what
+//!   of the part's side information) and, where the symbol (of symbol plane 0) is an escape, `escape(p)`: what
 //!   [`escaped`](crate::BoundQuantizer::escaped) made of it. An [`exact`](crate::BoundQuantizer::exact) one also defines
 //!   `fn $element(p: Place) -> u32`, the element's bits.
 //! * a **coder**: `fn $symbol(segment: u32, row: u32, col: u32) -> u32`, and what [`CoderKernel`] says.
@@ -108,7 +108,7 @@ pub enum Rows {
 /// A coder that [hands over columns](Self::columns) makes one pass of the program possible: its units are the columns of its
 /// segments, and where `columns_together(segment)` is not 0 it calls `emit(segment, row, col, symbols)` for every row of so many
 /// columns, of which `col` is the first, once they are decoded. It leaves symbols in scratch only where `kept(segment)` says so,
-/// and begins segments with `storageBarrier()`. `STASH_WORDS` words of workgroup memory are enough for one byte per row of these columns,
+/// and begins segments with `storageBarrier()`. Dispatches are cut at multiples of four units only. `STASH_WORDS` words of workgroup memory are enough for one byte per row of these columns,
 /// each lane's rows rounded up to a multiple of four.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -15,6 +15,9 @@ const PIPELINES: &[&str] = &[
     "uniform(bits=8)|raw",
     "uniform(bits=3;axis=channel;zero=true)|rans",
     "bytes|rans(tables=class;classes=256)",
+    "anchor-delta(group=3)|bins(step=0.5)|rans",
+    "hadamard|lloyd-max(bits=3)|raw",
+    "mean|hadamard|uniform(bits=4)|rans",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

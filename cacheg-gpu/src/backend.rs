@@ -14,18 +14,20 @@ use crate::{GpuError, SelfTest, selftest};
 /// How much a GPU is given at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes of elements of a window, which is what is uploaded, decoded and downloaded at a time: as many tiles of as many chunks as
-    /// have no more. By default 256 MiB, enough to fill large GPUs, or what the device can bind; on CPUs 32 MiB.
+    /// Bytes of elements of a window, and of whatever else it consists of: what is uploaded, decoded and downloaded at a time is as many
+    /// tiles of as many chunks as have no more. By default 256 MiB, enough to fill large GPUs, or half of what the device can bind; on CPUs 32 MiB.
     pub window: Option<usize>,
     /// Windows that are under way at a time, each with buffers of its own: one is uploaded while another is decoded.
     pub depth: usize,
     /// Whether to do without subgroups where there are some, to compare.
     pub portable: bool,
+    /// Bytes of the largest buffer of a [`DeviceKv`](crate::DeviceKv), if not as much as the device can bind.
+    pub buffer: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { window: None, depth: 2, portable: false }
+        Self { window: None, depth: 2, portable: false, buffer: None }
     }
 }
 
@@ -95,6 +97,12 @@ impl Gpu {
         GpuDecoder::new(self.shared.clone(), plan)
     }
 
+    /// Bytes of a buffer of a KV cache, at most.
+    pub(crate) fn buffer_limit(&self) -> u64 {
+        let limit = self.info().max_binding.min(self.info().max_buffer);
+        self.shared.options.buffer.map_or(limit, |most| most.min(limit))
+    }
+
     /// Whether this is the same open adapter. (What wgpu compares, numbers, are unique in one instance only.)
     pub(crate) fn is(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
@@ -132,7 +140,7 @@ impl Shared {
         let info = &self.device.info;
         let usual = if info.is_cpu { 32 << 20 } else { 256 << 20 };
         let limit = usize::try_from(info.max_binding.min(info.max_buffer)).unwrap_or(usize::MAX);
-        self.options.window.unwrap_or(usual).min(limit)
+        self.options.window.unwrap_or(usual).min(limit / 2)
     }
 
     pub(crate) fn depth(&self) -> usize {

@@ -5,18 +5,18 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cacheg_core::{
-    Chunk, Decoder, Error, KvCache, KvOut, KvViewMut, Order, Plan, PlaneViewMut, Progress, Result,
+    Chunk, Decoder, Error, KvCache, KvOut, KvViewMut, Plan, PlaneViewMut, Progress, Result, ResultExt as _,
 };
 
 use crate::GpuError;
 use crate::backend::Shared;
 use crate::compiled::Pipelines;
 use crate::device_kv::DeviceKv;
-use crate::engine::{Done, Results, Submitted, submit};
+use crate::engine::{Done, Results, Submitted, Target, submit};
 use crate::program::Program;
 use crate::recording::Recording;
 use crate::slot::Slot;
-use crate::work::{Planes, Share, Work, windows};
+use crate::work::{Elsewhere, Windows, Work, tile_rows};
 
 /// Decodes chunks of one plan on a GPU.
 #[derive(Debug)]
@@ -25,10 +25,12 @@ pub struct GpuDecoder {
     pub(crate) plan: Arc<Plan>,
     /// By the rows of tiles, as far as programs differ.
     programs: BTreeMap<usize, Arc<(Program, Pipelines)>>,
-    /// What is under way, the oldest first.
-    under_way: VecDeque<Submitted>,
+    /// What is under way, the oldest first; and whether somebody is told its verdict.
+    under_way: VecDeque<(Submitted, bool)>,
     /// Buffers of work that is done.
     slots: Vec<Slot>,
+    /// The first error among what was started and has been waited for.
+    failed: Result<(), GpuError>,
 }
 
 /// A window's results are wanted.
@@ -38,30 +40,41 @@ impl GpuDecoder {
     pub(crate) fn new(shared: Arc<Shared>, plan: Arc<Plan>) -> Result<Self> {
         // What it cannot do is to be known now.
         Program::new(&plan, shared.device.variant, 0)?;
-        Ok(Self { shared, plan, programs: BTreeMap::new(), under_way: VecDeque::new(), slots: Vec::new() })
+        let (programs, under_way, slots) = Default::default();
+        Ok(Self { shared, plan, programs, under_way, slots, failed: Ok(()) })
     }
 
-    /// The program for tiles of so many rows.
-    pub(crate) fn program(&mut self, rows: usize) -> Result<Arc<(Program, Pipelines)>> {
-        let class = rows.next_power_of_two();
-        if let Some(program) = self.programs.get(&class) {
+    /// The program for these chunks.
+    pub(crate) fn program(&mut self, chunks: &[&Chunk<'_>]) -> Result<Arc<(Program, Pipelines)>> {
+        let rows = chunks.iter().map(|chunk| tile_rows(chunk)).max().unwrap_or(0);
+        if let Some(program) = self.programs.get(&rows) {
             return Ok(program.clone());
         }
-        let program = Program::new(&self.plan, self.shared.device.variant, class)?;
-        let compiled = self.shared.compiled(&program)?;
-        let pipelines = Pipelines::new(&self.shared.device, compiled, &program)?;
-        Ok(self.programs.entry(class).or_insert(Arc::new((program, pipelines))).clone())
+        let program = Program::new(&self.plan, self.shared.device.variant, rows)?;
+        // Programs of two passes are the same for all tiles.
+        let known = self.programs.values().find(|known| known.0.source == program.source);
+        let made = match known {
+            Some(known) => known.clone(),
+            None => {
+                let compiled = self.shared.compiled(&program)?;
+                let pipelines = Pipelines::new(&self.shared.device, compiled, &program)?;
+                Arc::new((program, pipelines))
+            }
+        };
+        Ok(self.programs.entry(rows).or_insert(made).clone())
     }
 
-    /// Starts decoding a chunk into a KV cache on the device, the chunk's first token at `row`, and returns while it runs. Once it is
-    /// done, `done` is told, by whoever waits for the device or polls it: [`finish`](Self::finish),
-    /// [`poll`](Self::poll), any other decoder of this device, or the program's own `wgpu::Device::poll`. Commands that are submitted to the device's
-    /// queue later see what was decoded, so that nobody needs to wait to use it, but for the verdict.
+    /// Starts decoding a chunk into a KV cache on the device, the chunk's first token at `row`, and returns while it runs.
+    ///
+    /// Once it is done, `done` is told, by whoever waits for the device or polls it: [`finish`](Self::finish), [`poll`](Self::poll),
+    /// this function for earlier chunks, any other decoder of this device, or the program's own `wgpu::Device::poll`. Commands that are submitted to the
+    /// device's queue later see what was decoded, so that nobody needs to wait to use it, but for the verdict.
     ///
     /// Waits for the oldest window if as many as [`Options::depth`](crate::Options::depth) are under way.
     ///
     /// # Errors
-    /// If that, an earlier one, fails; or if this chunk cannot be decoded there. `done` is not called then.
+    /// If this chunk cannot be decoded there; `done` is not called then. What is wrong with earlier ones is told to their own `done`, and
+    /// by [`finish`](Self::finish).
     pub fn start(
         &mut self,
         chunk: &Chunk<'_>,
@@ -69,30 +82,51 @@ impl GpuDecoder {
         row: usize,
         done: impl FnOnce(Result<(), GpuError>) + Send + 'static,
     ) -> Result<()> {
-        if kv.planes() != self.plan.planes() || row + chunk.rows() > kv.tokens() {
+        let fits = row.checked_add(chunk.rows()).is_some_and(|end| end <= kv.tokens());
+        if kv.planes() != self.plan.planes() || chunk.geometry().planes() != self.plan.planes() || !fits {
             return Err(Error::data("the KV cache on the device is of another geometry, or too short"));
         }
         if !kv.gpu().is(&self.shared) {
             return Err(Error::data("the KV cache is in the memory of another device"));
         }
-        let [first, last] = chunk.exact_rows();
-        if first + last > 0 {
+        let (chunks, groups) = ([chunk], 0..chunk.layout().groups());
+        let (made, plan, most) = (self.program(&chunks)?, self.plan.clone(), self.shared.window());
+        let first = row + chunk.exact_rows()[0];
+        let (buffer, target) = (|plane: usize| kv.buffer_of(plane), |plane: usize| kv.target(plane, first));
+        let elsewhere = Elsewhere { buffer: &buffer, target: &target };
+        let mut windows = Windows::new(&chunks, &plan, &made.0, groups, most).to(elsewhere, kv.order());
+        // All of them, so that nothing is written for a chunk that is found to be corrupt on the host.
+        let mut all = Vec::new();
+        while let Some(window) = windows.next()? {
+            all.push(window);
+        }
+        let [first_rows, last_rows] = chunk.exact_rows();
+        if first_rows + last_rows > 0 {
             let mut cache = KvCache::try_zeros(chunk.geometry(), chunk.rows(), 0)?;
             chunk.decode_exact(&self.plan, &mut cache.view_mut(), 0)?;
-            let rows = (0..first).chain(chunk.rows() - last..chunk.rows());
+            let rows = (0..first_rows).chain(chunk.rows() - last_rows..chunk.rows());
             kv.write(&self.shared.device, &cache, row, rows)?;
         }
-        let coded = |plane: usize| kv.target(plane, row + first);
-        let groups = 0..chunk.layout().groups();
-        let shares =
-            windows(&[chunk], &self.plan, groups, self.shared.window(), &|plane| kv.buffer_of(plane))?;
-        let told = Told::new(shares.len(), done);
-        for shares in shares {
-            let work = self.work(&[chunk], &shares, Some(&coded), kv.order())?;
-            let first_plane = shares.first().map_or(0, |share| share.tiles.planes(chunk.layout()).start);
-            let target = kv.buffers().get(kv.buffer_of(first_plane));
-            let told = told.clone();
-            self.send(work, target, Some(Box::new(move |verdict| told.tell(verdict))), &mut |_| ())?;
+        let told = Told::new(all.len(), done);
+        for (work, buffer) in all {
+            let target = match buffer.and_then(|buffer| kv.buffers().get(buffer)) {
+                Some(buffer) => Target::Buffer(buffer),
+                None => {
+                    Target::Copies(work.outputs.iter().flat_map(|output| kv.copies(output, first)).collect())
+                }
+            };
+            let tell = told.clone();
+            let sent = self.send(
+                &made,
+                work,
+                target,
+                Some(Box::new(move |verdict| tell.tell(verdict))),
+                &mut |_| (),
+            );
+            if let Err(error) = sent {
+                told.forget();
+                return Err(error.into());
+            }
         }
         Ok(())
     }
@@ -110,71 +144,76 @@ impl GpuDecoder {
     /// # Errors
     /// The first error of any of them.
     pub fn finish(&mut self) -> Result<(), GpuError> {
-        self.finish_with(&mut |_| ())
+        let rest = self.drain(&mut |_| ());
+        std::mem::replace(&mut self.failed, Ok(())).and(rest)
     }
 
-    fn finish_with(&mut self, take: Take<'_>) -> Result<(), GpuError> {
+    /// Waits for all that is under way, whatever its verdict, so that nothing is left over for the next chunk. Gives back the first
+    /// error of what nobody else is told of.
+    fn drain(&mut self, take: Take<'_>) -> Result<(), GpuError> {
         let mut first = Ok(());
-        while let Some(oldest) = self.under_way.pop_front() {
-            // All of them, so that nothing is left over for the next chunk.
-            let done = oldest.finish(&self.shared.device, &mut *take);
-            first = first.and(done.map(|slot| self.slots.push(slot)));
+        while !self.under_way.is_empty() {
+            first = first.and(self.wait_for_oldest(&mut *take));
         }
         first
     }
 
-    /// The records of a window.
-    fn work(
-        &mut self,
-        chunks: &[&Chunk<'_>],
-        shares: &[Share],
-        planes: Planes<'_>,
-        order: Order,
-    ) -> Result<(Arc<(Program, Pipelines)>, Work)> {
-        let rows = shares.iter().map(|share| chunks[share.chunk].layout().rows).max().unwrap_or(0);
-        let program = self.program(rows)?;
-        let mut work = Work::default();
-        for share in shares {
-            work.add((share.chunk, chunks[share.chunk]), &self.plan, &program.0, &share.tiles, planes)?;
+    fn wait_for_oldest(&mut self, take: Take<'_>) -> Result<(), GpuError> {
+        let Some((oldest, told)) = self.under_way.pop_front() else { return Ok(()) };
+        match oldest.finish(&self.shared.device, take) {
+            Ok(slot) => self.slots.push(slot),
+            Err(error) if told => {
+                if self.failed.is_ok() {
+                    self.failed = Err(error);
+                }
+            }
+            Err(error) => return Err(error),
         }
-        work.close(&program.0, order)?;
-        Ok((program, work))
+        Ok(())
     }
 
     /// Submits a window, after the oldest one if there is no room.
     fn send(
         &mut self,
-        (program, work): (Arc<(Program, Pipelines)>, Work),
-        target: Option<&wgpu::Buffer>,
+        (program, pipelines): &(Program, Pipelines),
+        work: Work,
+        target: Target<'_>,
         done: Option<Done>,
         take: Take<'_>,
     ) -> Result<(), GpuError> {
-        let (program, pipelines) = &*program;
-        let device = &self.shared.device;
-        if self.under_way.len() >= self.shared.depth()
-            && let Some(oldest) = self.under_way.pop_front()
-        {
-            self.slots.push(oldest.finish(device, take)?);
+        if self.under_way.len() >= self.shared.depth() {
+            self.wait_for_oldest(take)?;
         }
-        let slot = self.slots.pop().unwrap_or_default();
+        let (slot, told) = (self.slots.pop().unwrap_or_default(), done.is_some());
         let recording = Recording::new(program, work);
-        self.under_way.push_back(submit(device, pipelines, recording, slot, target, false, done)?);
+        let submitted = submit(&self.shared.device, pipelines, recording, slot, target, false, done)?;
+        self.under_way.push_back((submitted, told));
         Ok(())
     }
 
     /// Decodes some groups of planes of chunks window by window, one being uploaded while another computes; `take` gets what
     /// comes back of each.
     pub(crate) fn run(&mut self, chunks: &[&Chunk<'_>], groups: Range<usize>, take: Take<'_>) -> Result<()> {
-        let shares = windows(chunks, &self.plan, groups, self.shared.window(), &|_| 0)?;
-        let sent = shares.iter().try_for_each(|shares| {
-            let work = self.work(chunks, shares, None, Order::HeadMajor)?;
-            Ok(self.send(work, None, None, &mut *take)?)
-        });
+        // What was started before has nothing to come back.
+        self.drain(&mut |_| ())?;
+        let (made, plan, most) = (self.program(chunks)?, self.plan.clone(), self.shared.window());
+        let mut windows = Windows::new(chunks, &plan, &made.0, groups, most);
+        let sent = loop {
+            match windows.next() {
+                Ok(None) => break Ok(()),
+                Ok(Some((work, _))) => {
+                    if let Err(error) = self.send(&made, work, Target::Host, None, &mut *take) {
+                        break Err(error.into());
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
         match sent {
-            Ok(()) => Ok(self.finish_with(take)?),
+            Ok(()) => Ok(self.drain(take)?),
             Err(error) => {
                 // What is under way is of no use any more.
-                let _ = self.finish_with(&mut |_| ());
+                let _ = self.drain(&mut |_| ());
                 Err(error)
             }
         }
@@ -190,13 +229,12 @@ impl GpuDecoder {
         assert!(view.planes_mut().len() == self.plan.planes().len(), "the output is of another geometry");
         for (chunk, row) in chunks {
             assert!(row + chunk.rows() <= view.tokens(), "a chunk is outside the output");
-            chunk.decode_exact(&self.plan, view, *row)?;
+            chunk.decode_exact(&self.plan, view, *row).at(|| chunk.to_string())?;
             exact_done(chunk, progress);
         }
         let rows: Vec<usize> = chunks.iter().map(|(chunk, row)| row + chunk.exact_rows()[0]).collect();
         // Coded alike is not cut alike: the last chunk may be shorter.
-        let mut rest = chunks;
-        let mut begin = 0;
+        let (mut rest, mut begin) = (chunks, 0);
         while let Some((first, _)) = rest.first() {
             let groups = first.layout().groups();
             let alike = rest.iter().take_while(|(chunk, _)| chunk.layout().groups() == groups).count();
@@ -220,8 +258,12 @@ impl Decoder for GpuDecoder {
                 let kv = memory.downcast_mut::<DeviceKv>().ok_or_else(|| {
                     Error::unsupported("a GPU writes to host memory or to a `DeviceKv` of its own")
                 })?;
+                // Not the verdicts on what was started before.
+                self.drain(&mut |_| ())?;
+                let earlier = std::mem::replace(&mut self.failed, Ok(()));
                 let started = self.start(chunk, kv, row, |_| ());
                 let finished = self.finish();
+                self.failed = earlier;
                 started?;
                 finished?;
                 progress(chunk.rows() as u64 * chunk.geometry().values_per_token());
@@ -241,7 +283,7 @@ impl Decoder for GpuDecoder {
     }
 }
 
-/// Somebody who is told once, when all windows of a chunk are done.
+/// Somebody who is told once, when all windows of a chunk are done; or never, if one of them could not be started.
 struct Told<F> {
     state: Mutex<(usize, Result<(), GpuError>, Option<F>)>,
 }
@@ -254,6 +296,10 @@ impl<F: FnOnce(Result<(), GpuError>)> Told<F> {
             return Arc::new(Self { state: Mutex::new((0, Ok(()), None)) });
         }
         Arc::new(Self { state: Mutex::new((windows, Ok(()), Some(done))) })
+    }
+
+    fn forget(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).2 = None;
     }
 
     fn tell(&self, verdict: Result<(), GpuError>) {

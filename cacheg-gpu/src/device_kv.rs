@@ -5,7 +5,8 @@ use std::num::NonZeroU64;
 use cacheg_core::{Error, Geometry, Kind, KvCache, Order, Plane, Result};
 
 use crate::device::Device;
-use crate::work::PlaneTarget;
+use crate::engine::Copy;
+use crate::work::{PlaneOutput, PlaneTarget};
 use crate::{Gpu, GpuError};
 
 /// Planes begin at multiples of this, so that each can be bound by itself.
@@ -78,7 +79,7 @@ impl DeviceKv {
         alignment: u64,
     ) -> Result<Self> {
         let device = gpu.device();
-        let limit = gpu.info().max_binding.min(gpu.info().max_buffer);
+        let limit = gpu.buffer_limit();
         let mut places = vec![Place { buffer: 0, offset: 0, size: 0 }; planes.len()];
         let mut sizes: Vec<u64> = vec![0];
         for index in sequence {
@@ -133,6 +134,32 @@ impl DeviceKv {
         PlaneTarget { word: (self.places[plane].offset / 4) as usize, capacity: self.tokens, row }
     }
 
+    /// Copies of the rows of a plane from the output of a window, the first coded row being `first`.
+    pub(crate) fn copies<'a>(&'a self, output: &PlaneOutput, first: usize) -> Vec<Copy<'a>> {
+        let (shape, place) = (self.planes[output.plane].shape, self.places[output.plane]);
+        let (heads, len) = (shape.heads as usize, shape.head_dim as usize * shape.dtype.size());
+        let (rows, row) = (output.rows.len(), first + output.rows.start);
+        // Runs of bytes: of one head, or of all.
+        let (runs, size) = match self.order {
+            Order::TokenMajor => (1, output.bytes),
+            _ => (heads, rows * len),
+        };
+        let copy = |run: usize| {
+            let to = if runs == 1 && self.order == Order::TokenMajor {
+                row * heads
+            } else {
+                run * self.tokens + row
+            };
+            Copy {
+                from: (4 * output.word + run * size) as u64,
+                buffer: &self.buffers[place.buffer],
+                to: place.offset + (to * len) as u64,
+                size: size as u64,
+            }
+        };
+        (0..runs).map(copy).collect()
+    }
+
     /// Copies some rows of a cache to the same rows here, counted from `first`.
     pub(crate) fn write(
         &self,
@@ -175,10 +202,12 @@ impl DeviceKv {
         &self.planes
     }
 
-    /// A plane's part of its buffer, ready to be bound; `None` if there is no such plane.
+    /// A plane's part of its buffer, ready to be bound (of [one tensor](Self::new_lmcache) only if planes happen to be multiples of 256
+    /// bytes); `None` if there is no such plane, or no token.
     pub fn plane(&self, index: usize) -> Option<wgpu::BufferBinding<'_>> {
         let Place { buffer, offset, size } = *self.places.get(index)?;
-        Some(wgpu::BufferBinding { buffer: &self.buffers[buffer], offset, size: NonZeroU64::new(size) })
+        let size = Some(NonZeroU64::new(size)?);
+        Some(wgpu::BufferBinding { buffer: &self.buffers[buffer], offset, size })
     }
 
     /// All buffers.

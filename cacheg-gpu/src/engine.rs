@@ -25,7 +25,7 @@ pub(crate) struct Submitted {
     staging: wgpu::Buffer,
     index: wgpu::SubmissionIndex,
     verdict: mpsc::Receiver<Result<(), GpuError>>,
-    /// Bytes of the output, in front of the faults.
+    /// Bytes of elements that come back, in front of the faults.
     output: u64,
     /// Passes that were timed, and where their times are among the results.
     timed: Option<(Vec<Pass>, u64)>,
@@ -40,13 +40,31 @@ pub(crate) struct Results<'a> {
     pub(crate) passes: Vec<(Pass, Duration)>,
 }
 
-/// Executes a recording in these buffers: sends it and returns while it runs. Elements go to `target`, or come back.
+/// Where elements go.
+pub(crate) enum Target<'a> {
+    /// They come back.
+    Host,
+    /// To this buffer.
+    Buffer(&'a wgpu::Buffer),
+    /// To several, by copies of what would come back.
+    Copies(Vec<Copy<'a>>),
+}
+
+/// Bytes that are copied to a buffer.
+pub(crate) struct Copy<'a> {
+    pub(crate) from: u64,
+    pub(crate) buffer: &'a wgpu::Buffer,
+    pub(crate) to: u64,
+    pub(crate) size: u64,
+}
+
+/// Executes a recording in these buffers: sends it and returns while it runs. If that fails, `done` is never called.
 pub(crate) fn submit(
     device: &Device,
     pipelines: &Pipelines,
     recording: Recording,
     slot: Slot,
-    target: Option<&wgpu::Buffer>,
+    target: Target<'_>,
     timed: bool,
     done: Option<Done>,
 ) -> Result<Submitted, GpuError> {
@@ -56,23 +74,41 @@ pub(crate) fn submit(
         ("records", work.table.len()),
         ("symbols", work.scratch_words),
         ("states", work.state_words),
-        ("elements", work.output_words),
+        ("elements and verdicts", work.output_words + work.tiles.len() + 2),
     ] {
         device.check_binding(what, 4 * words as u64)?;
     }
-    device
-        .scoped(|| execute(device, pipelines, recording, slot, target, timed && device.info.timestamps, done))
+    let timed = timed && device.info.timestamps;
+    // Results are mapped later: a device that refuses this must not tell anyone that it is done.
+    let (mut work, slot, staging, index, timed, back) =
+        device.scoped(|| execute(device, pipelines, recording, slot, target, timed))?;
+    let (sender, verdict) = mpsc::channel();
+    let (mapped, tiles) = (staging.clone(), std::mem::take(&mut work.tiles));
+    staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        let verdict = match result {
+            Ok(()) => judge(&mapped, back, &tiles),
+            Err(error) => Err(GpuError::DeviceLost(format!("its memory cannot be read: {error}"))),
+        };
+        if let Some(done) = done {
+            done(verdict.clone());
+        }
+        // Whoever asked may have gone.
+        let _ = sender.send(verdict);
+    });
+    Ok(Submitted { work, slot, staging, index, verdict, output: back, timed })
 }
+
+/// Work that was submitted, its buffers, that of the results, the submission, what was timed, and bytes that come back.
+type Executed = (Work, Slot, wgpu::Buffer, wgpu::SubmissionIndex, Option<(Vec<Pass>, u64)>, u64);
 
 fn execute(
     device: &Device,
     pipelines: &Pipelines,
     recording: Recording,
     mut slot: Slot,
-    target: Option<&wgpu::Buffer>,
+    target: Target<'_>,
     timed: bool,
-    done: Option<Done>,
-) -> Submitted {
+) -> Executed {
     let (gpu, queue, compiled) = (&device.device, &device.queue, &pipelines.compiled);
     let Recording { mut work, windows, dispatches } = recording;
     let words = |words: usize| 4 * words as u64;
@@ -86,9 +122,9 @@ fn execute(
     let faults = slot.faults.get(gpu, "faults", faults_size, kept);
     // What follows begins where memory can be mapped.
     let output_size = words(work.output_words).next_multiple_of(8);
-    let output = match target {
-        Some(target) => target.clone(),
-        None => slot.output.get(gpu, "elements", output_size, kept),
+    let output = match &target {
+        Target::Buffer(target) => (*target).clone(),
+        _ => slot.output.get(gpu, "elements", output_size, kept),
     };
     queue.write_buffer(&payload, 0, cast_slice(&work.payload));
     queue.write_buffer(&table, 0, cast_slice(&work.table));
@@ -163,34 +199,31 @@ fn execute(
         pass.dispatch_workgroups(x, y, z);
     }
 
+    let back = match target {
+        Target::Host => output_size,
+        Target::Buffer(_) => 0,
+        Target::Copies(copies) => {
+            for Copy { from, buffer, to, size } in copies {
+                encoder.copy_buffer_to_buffer(&output, from, buffer, to, size);
+            }
+            0
+        }
+    };
     let times_size = times.as_ref().map_or(0, |_| u64::from(queries) * 8);
-    let times_at = (output_size + faults_size).next_multiple_of(8);
+    let times_at = (back + faults_size).next_multiple_of(8);
     let size = times_at + times_size;
     let staging = slot.staging.get(gpu, "results", size, BufferUsages::COPY_DST | BufferUsages::MAP_READ);
     if let Some((set, times)) = &times {
         encoder.resolve_query_set(set, 0..queries, times, 0);
         encoder.copy_buffer_to_buffer(times, 0, &staging, times_at, times_size);
     }
-    if output_size > 0 {
-        encoder.copy_buffer_to_buffer(&output, 0, &staging, 0, output_size);
+    if back > 0 {
+        encoder.copy_buffer_to_buffer(&output, 0, &staging, 0, back);
     }
-    encoder.copy_buffer_to_buffer(&faults, 0, &staging, output_size, faults_size);
+    encoder.copy_buffer_to_buffer(&faults, 0, &staging, back, faults_size);
     let index = queue.submit([encoder.finish()]);
-    let (sender, verdict) = mpsc::channel();
-    let (mapped, tiles) = (staging.clone(), std::mem::take(&mut work.tiles));
-    staging.map_async(wgpu::MapMode::Read, ..size.max(4), move |result| {
-        let verdict = match result {
-            Ok(()) => judge(&mapped, output_size, &tiles),
-            Err(error) => Err(GpuError::DeviceLost(format!("its memory cannot be read: {error}"))),
-        };
-        if let Some(done) = done {
-            done(verdict.clone());
-        }
-        // Whoever asked may have gone.
-        let _ = sender.send(verdict);
-    });
     let timed = times.map(|_| (passes, times_at));
-    Submitted { work, slot, staging, index, verdict, output: output_size, timed }
+    (work, slot, staging, index, timed, back)
 }
 
 /// What the faults say, which come behind so many bytes of output.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cacheg_core::{Chunk, KvViewMut, Order, Plan, Result};
+use cacheg_core::{Chunk, KvViewMut, Plan, Result};
 
 use crate::Gpu;
 use crate::decoder::store;
-use crate::engine::submit;
+use crate::engine::{Target, submit};
 use crate::recording::{Pass, Recording};
 use crate::slot::Slot;
-use crate::work::{Work, windows};
+use crate::work::Windows;
 
 /// Where the time of decoding a chunk goes. Nothing overlaps here: a decoder is faster than the sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,26 +49,24 @@ impl Gpu {
         let mut decoder = self.open_decoder(plan)?;
         chunk.decode_exact(&decoder.plan, view, 0)?;
         let (row, device) = (chunk.exact_rows()[0], self.device());
-        let program = decoder.program(chunk.layout().rows)?;
+        let chunks = [chunk];
+        let program = decoder.program(&chunks)?;
         let (program, pipelines) = &*program;
         let mut measured = Measured { one_pass: program.one_pass, ..Measured::default() };
         let mut timed = [Duration::ZERO; 2];
         let groups = 0..chunk.layout().groups();
         let mut slot = Slot::default();
-        for shares in windows(&[chunk], &decoder.plan, groups, self.window(), &|_| 0)? {
+        let mut windows = Windows::new(&chunks, &decoder.plan, program, groups, self.window());
+        loop {
             let start = Instant::now();
-            let mut work = Work::default();
-            for share in &shares {
-                work.add((0, chunk), &decoder.plan, program, &share.tiles, None)?;
-            }
-            work.close(program, Order::HeadMajor)?;
+            let Some((work, _)) = windows.next()? else { break };
             measured.uploaded += 4 * (work.payload.len() + work.table.len()) as u64;
             measured.scratch += 4 * work.scratch_words as u64;
             measured.downloaded += 4 * work.output_words as u64;
             let recording = Recording::new(program, work);
             measured.dispatches += recording.dispatches.len();
             let prepared = Instant::now();
-            let submitted = submit(device, pipelines, recording, slot, None, true, None)?;
+            let submitted = submit(device, pipelines, recording, slot, Target::Host, true, None)?;
             let sent = Instant::now();
             submitted.wait(device)?;
             let done = Instant::now();

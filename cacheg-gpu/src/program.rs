@@ -7,6 +7,9 @@ use cacheg_core::{Dtype, Error, Kernel, Kernels, Plan, Plane, Result, Rows, dtyp
 const PRELUDE: &str = include_str!("wgsl/prelude.wgsl");
 const TOGETHER: &str = include_str!("wgsl/decode_together.wgsl");
 const ALONE: &str = include_str!("wgsl/decode_alone.wgsl");
+/// Division of small integers.
+pub(crate) const QUOTIENT: &str = include_str!("wgsl/quotient.wgsl");
+const PUT_ELEMENT: &str = include_str!("wgsl/put_element.wgsl");
 const ONE_PASS: &str = include_str!("wgsl/one_pass.wgsl");
 const TWO_PASSES: &str = include_str!("wgsl/two_passes.wgsl");
 const RECONSTRUCT: &str = include_str!("wgsl/reconstruct.wgsl");
@@ -50,7 +53,8 @@ pub(crate) fn ballot(variant: Variant) -> &'static str {
     }
 }
 
-/// A program that decodes chunks of one plan: entry points `decode`, `reconstruct` and `check_escapes`.
+/// A program that decodes chunks of one plan: entry points `decode` (unless the coder needs none), `reconstruct` (unless `decode`
+/// does all) and `check_escapes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Program {
@@ -62,15 +66,15 @@ pub struct Program {
     /// Where those of each stage begin.
     pub(crate) stages: [u32; MOST_STAGES],
     /// Invocations of a run of a stream; 0 if nothing needs to be decoded before elements are made.
-    pub lanes: u32,
+    pub(crate) lanes: u32,
     /// Words that a run keeps between dispatches.
-    pub state: u32,
+    pub(crate) state: u32,
     /// Whether `decode` makes the elements too; there is no `reconstruct` then.
-    pub one_pass: bool,
+    pub(crate) one_pass: bool,
     /// Whether each row of each head is a number of words.
-    pub whole_words: bool,
+    pub(crate) whole_words: bool,
     /// Whether a stage works on whole rows of heads.
-    pub matrix: bool,
+    pub(crate) matrix: bool,
 }
 
 /// Stages of a program.
@@ -80,7 +84,8 @@ pub(crate) const MOST_STAGES: usize = 16;
 const MOST_STASH: usize = 2_048;
 
 impl Program {
-    /// Composes the stages of a plan, for tiles of so many rows.
+    /// Composes the stages of a plan, for tiles of at most so many rows: one pass has limits. (0 is for those who only want to
+    /// know whether there is a program.)
     ///
     /// # Errors
     /// If a stage has no WGSL; the message names it.
@@ -98,13 +103,19 @@ impl Program {
         let dtype = uniform_dtype(plan);
         let together = dtype.map_or(0, |dtype| 4 / dtype.size());
         let stash = together * rows.div_ceil(4 * LANES as usize) * LANES as usize;
+        let own_rows = |(number, (_, kernel)): (usize, &(String, Kernel))| match kernel.rows {
+            Rows::Same => true,
+            Rows::Parts => number + 1 == kernels.transforms.len(),
+            _ => false,
+        };
         let one_pass = kernels.coder.1.columns
-            && kernels.transforms.iter().all(|(_, kernel)| matches!(kernel.rows, Rows::Same | Rows::Parts))
+            && lanes == LANES
+            && kernels.transforms.iter().enumerate().all(own_rows)
             && whole_words
             && (1..=MOST_STASH).contains(&stash);
         let matrix = matrix_stage(&kernels.transforms, plan.planes())?;
         let mut program = Self {
-            source: PRELUDE.to_owned(),
+            source: [QUOTIENT, PRELUDE].concat(),
             data: Vec::new(),
             stages: [0; MOST_STAGES],
             lanes,
@@ -151,6 +162,9 @@ impl Program {
         program.line(&format!(
             "fn pipeline_element(p: Place, dtype: u32) -> u32 {{\n    return {element};\n}}\n"
         ));
+        if !whole_words {
+            program.line(PUT_ELEMENT);
+        }
         program.source.push_str(match lanes {
             0 => "",
             1 => ALONE,

@@ -4,7 +4,7 @@ use cacheg_core::{Chunk, Order, Plan, Result};
 
 use crate::program::{Program, Variant};
 use crate::recording::{Pass, Recording};
-use crate::work::{Work, windows};
+use crate::work::{Elsewhere, PlaneTarget, Windows, Work, tile_rows};
 
 /// What decodes a chunk on any implementation of WebGPU.
 ///
@@ -43,14 +43,22 @@ impl Recorded {
     /// # Errors
     /// If a stage has no WGSL, or a tile is corrupt.
     pub fn new(chunk: &Chunk<'_>, plan: &Plan, variant: Variant) -> Result<Self> {
-        let layout = chunk.layout();
-        let program = Program::new(plan, variant, layout.rows.next_power_of_two())?;
-        let shares = windows(&[chunk], plan, 0..layout.groups(), usize::MAX, &|_| 0)?;
-        let mut work = Work::default();
-        for share in shares.iter().flatten() {
-            work.add((0, chunk), plan, &program, &share.tiles, None)?;
+        let program = Program::new(plan, variant, tile_rows(chunk))?;
+        let (chunks, layout) = ([chunk], chunk.layout());
+        let mut output_words = 0;
+        let mut targets = Vec::new();
+        for plane in plan.planes() {
+            targets.push(PlaneTarget { word: output_words, capacity: layout.tokens, row: 0 });
+            output_words += (plane.channels() * plane.shape.dtype.size() * layout.tokens).div_ceil(4);
         }
-        work.close(&program, Order::HeadMajor)?;
+        let elsewhere = Elsewhere { buffer: &|_| 0, target: &|plane| targets[plane] };
+        let mut windows = Windows::new(&chunks, plan, &program, 0..layout.groups(), usize::MAX)
+            .to(elsewhere, Order::HeadMajor);
+        let work = match windows.next()? {
+            Some((work, _)) => work,
+            None => Work::empty(&program)?,
+        };
+        drop(windows);
         let Recording { work, windows, dispatches } = Recording::new(&program, work);
         let name = |pass| match pass {
             Pass::Decode => "decode",
@@ -64,7 +72,7 @@ impl Recorded {
             table: work.table,
             scratch_words: work.scratch_words,
             state_words: work.state_words,
-            output_words: work.output_words,
+            output_words,
             fault_words: work.tiles.len(),
             windows: windows
                 .iter()

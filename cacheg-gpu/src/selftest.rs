@@ -6,7 +6,7 @@ use wgpu::util::DeviceExt as _;
 
 use crate::GpuError;
 use crate::device::Device;
-use crate::program::{Variant, ballot};
+use crate::program::{QUOTIENT, Variant, ballot};
 
 /// What a self-test has found beside that all is well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ const LONG: u32 = 70_000;
 const SHORT: u32 = 30_000;
 
 fn source(variant: Variant) -> String {
-    [ballot(variant), include_str!("wgsl/selftest.wgsl")].concat()
+    [ballot(variant), QUOTIENT, include_str!("wgsl/selftest.wgsl")].concat()
 }
 
 /// Pairs of numbers whose sums and products round in every way.
@@ -53,6 +53,16 @@ fn expected(numbers: &[u32], loops: u32) -> Vec<u32> {
         votes += a >> 4 & 1;
         before + 32 * b.leading_zeros()
     }));
+    let pairs = numbers.as_chunks::<2>().0;
+    answers.extend(pairs.iter().map(|[a, _]| {
+        let other = (a >> 3 & 31) as usize;
+        pairs[other][0] ^ (pairs[other ^ 1][1] << 1) ^ (7 * (other as u32 ^ 2))
+    }));
+    answers.extend(pairs.iter().map(|[a, b]| {
+        let d = 1 + (a & 0x3ff);
+        let n = (b & 0x3f_ffff) / d * d;
+        n / d + 3 * ((n.max(1) - 1) / d)
+    }));
     answers
 }
 
@@ -65,9 +75,14 @@ pub(crate) fn run(device: &Device) -> Result<SelfTest, GpuError> {
     let fails = |what: &str| GpuError::SelfTest { adapter: device.info.name.clone(), what: what.to_owned() };
     let short = answers(device, &numbers, SHORT)?;
     let wanted = expected(&numbers, SHORT);
-    for (what, range) in
-        [("rounding of sums", 0..32), ("rounding of products", 32..64), ("loops", 64..96), ("votes", 96..128)]
-    {
+    for (what, range) in [
+        ("rounding of sums", 0..32),
+        ("rounding of products", 32..64),
+        ("loops", 64..96),
+        ("votes", 96..128),
+        ("entries of other lanes", 128..160),
+        ("quotients", 160..192),
+    ] {
         if short.get(range.clone()) != wanted.get(range) {
             return Err(fails(what));
         }
@@ -101,7 +116,7 @@ fn answers(device: &Device, numbers: &[u32], loops: u32) -> Result<Vec<u32>, Gpu
         let buffer = |usage| {
             gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("answers"),
-                size: 512,
+                size: 768,
                 usage,
                 mapped_at_creation: false,
             })
@@ -122,7 +137,7 @@ fn answers(device: &Device, numbers: &[u32], loops: u32) -> Result<Vec<u32>, Gpu
         pass.set_bind_group(0, &group, &[]);
         pass.dispatch_workgroups(1, 1, 1);
         drop(pass);
-        encoder.copy_buffer_to_buffer(&output, 0, &staging, 0, 512);
+        encoder.copy_buffer_to_buffer(&output, 0, &staging, 0, 768);
         let index = device.queue.submit([encoder.finish()]);
         staging.map_async(wgpu::MapMode::Read, .., |_| ());
         (staging, index)

@@ -14,8 +14,8 @@ const MOST_ITERATIONS: u32 = 24_576;
 /// Zeros behind the coded tiles: lanes read the word that they would take next, whether they take it or not.
 const PADDING: usize = 32;
 
-/// Elements of a plane of a tile are counted in 24 bits.
-const MOST_ELEMENTS: usize = 1 << 24;
+/// Elements of a plane of a tile are counted in 22 bits; see quotient.wgsl.
+const MOST_ELEMENTS: usize = 1 << 22;
 
 /// Words that a workgroup of `reconstruct` makes: 16 for each invocation, so that what it finds out first pays.
 const WORDS_PER_GROUP: usize = 1_024;
@@ -47,25 +47,6 @@ const ESCAPE_WORDS: usize = 4;
 const SEGMENT_COMPLETE: u32 = 16;
 const SEGMENT_KEPT: u32 = 32;
 
-/// Some tiles of a chunk: these groups of planes by these blocks of tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tiles {
-    pub(crate) groups: Range<usize>,
-    pub(crate) blocks: Range<usize>,
-}
-
-impl Tiles {
-    /// Their planes.
-    pub(crate) fn planes(&self, layout: &Layout) -> Range<usize> {
-        self.groups.start * layout.planes..layout.all_planes.min(self.groups.end * layout.planes)
-    }
-
-    /// Their rows, counted from the first that is coded.
-    pub(crate) fn rows(&self, layout: &Layout) -> Range<usize> {
-        self.blocks.start * layout.rows..layout.tokens.min(self.blocks.end * layout.rows)
-    }
-}
-
 /// Where a plane's elements go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlaneTarget {
@@ -77,7 +58,7 @@ pub(crate) struct PlaneTarget {
     pub(crate) row: usize,
 }
 
-/// Rows of a plane in the output of a window.
+/// Rows of a plane in the output of a window, where elements do not go elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlaneOutput {
     /// Which of the chunks that are decoded together.
@@ -129,149 +110,184 @@ pub(crate) struct Work {
     records: Records,
 }
 
-/// Bytes of the output of a group of planes for so many rows.
-fn group_bytes(plan: &Plan, planes: Range<usize>, rows: usize) -> usize {
-    plan.planes()[planes].iter().map(|plane| plane_bytes(plane, rows)).sum()
+/// A tile of one of the chunks that are decoded together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tile {
+    chunk: usize,
+    index: usize,
+    /// Bytes of its elements, as if it had as many rows as the scratch of coders is made for.
+    weight: usize,
+    /// Which buffer its elements go to, if it is one.
+    buffer: Option<usize>,
 }
 
-fn plane_bytes(plane: &Plane, rows: usize) -> usize {
-    (plane.channels() * plane.shape.dtype.size() * rows).next_multiple_of(4)
+/// Rows whose symbols take up all of their scratch.
+const SCRATCH_ROWS: usize = 128;
+
+/// Where the elements of planes go that are elsewhere: which buffer, and where in it, by the chunk's number.
+pub(crate) struct Elsewhere<'a> {
+    pub(crate) buffer: &'a dyn Fn(usize) -> usize,
+    pub(crate) target: &'a dyn Fn(usize) -> PlaneTarget,
 }
 
-/// Tiles of one of the chunks, and bytes of their elements.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Share {
-    pub(crate) chunk: usize,
-    pub(crate) tiles: Tiles,
-    bytes: usize,
-}
-
-/// Cuts some groups of planes of chunks into windows whose elements have at most `most` bytes, unless those of a single tile have
-/// more, and go to one buffer each: `buffer` says which one a plane's do.
-///
-/// # Errors
-/// If planes of one tile go to different buffers.
-pub(crate) fn windows(
-    chunks: &[&Chunk<'_>],
-    plan: &Plan,
-    groups: Range<usize>,
+/// Cuts some groups of planes of chunks into windows.
+pub(crate) struct Windows<'a, 'c> {
+    chunks: &'a [&'a Chunk<'c>],
+    plan: &'a Plan,
+    program: &'a Program,
+    order: Order,
+    elsewhere: Option<Elsewhere<'a>>,
+    tiles: std::iter::Peekable<std::vec::IntoIter<Tile>>,
     most: usize,
-    buffer: &dyn Fn(usize) -> usize,
-) -> Result<Vec<Vec<Share>>> {
-    let mut windows: Vec<Vec<Share>> = Vec::new();
-    let (mut room, mut last_buffer) = (0, None);
-    for (number, chunk) in chunks.iter().enumerate() {
-        let layout = *chunk.layout();
-        for group in groups.clone() {
-            let mut tiles = Tiles { groups: group..group + 1, blocks: 0..layout.blocks() };
-            let planes = tiles.planes(&layout);
-            let own = buffer(planes.start);
-            if planes.clone().any(|plane| buffer(plane) != own) {
-                return Err(Error::unsupported("a tile whose planes are in several buffers of a device"));
-            }
-            let bytes = group_bytes(plan, planes.clone(), layout.tokens);
-            let tile = group_bytes(plan, planes, layout.rows.min(layout.tokens)).max(1);
-            let step = if bytes > most { (most / tile).max(1) } else { layout.blocks() };
-            for first in (0..layout.blocks()).step_by(step.max(1)) {
-                tiles.blocks = first..layout.blocks().min(first + step);
-                let bytes = if bytes > most { tile * tiles.blocks.len() } else { bytes };
-                let share = Share { chunk: number, tiles: tiles.clone(), bytes };
-                match windows.last_mut() {
-                    Some(window) if bytes <= room && last_buffer == Some(own) => {
-                        room -= bytes;
-                        extend(window, share);
-                    }
-                    _ => {
-                        windows.push(vec![share]);
-                        room = most.saturating_sub(bytes);
-                        last_buffer = Some(own);
-                    }
-                }
+    /// Of the chunks, for messages.
+    names: Vec<Arc<str>>,
+}
+
+impl<'a, 'c> Windows<'a, 'c> {
+    /// Windows of at most about `most` bytes of elements and of whatever else a window has, unless a single tile has more.
+    pub(crate) fn new(
+        chunks: &'a [&'a Chunk<'c>],
+        plan: &'a Plan,
+        program: &'a Program,
+        groups: Range<usize>,
+        most: usize,
+    ) -> Self {
+        let mut tiles = Vec::new();
+        for (number, chunk) in chunks.iter().enumerate() {
+            let (layout, rows) = (chunk.layout(), chunk.layout().rows.min(chunk.layout().tokens));
+            for group in groups.clone() {
+                let planes = group * layout.planes..layout.all_planes.min((group + 1) * layout.planes);
+                let bytes = |plane: &Plane| plane.channels() * plane.shape.dtype.size();
+                let row: usize = plan.planes()[planes].iter().map(bytes).sum();
+                let weight = row * rows.next_multiple_of(SCRATCH_ROWS);
+                tiles.extend((0..layout.blocks()).map(|block| Tile {
+                    chunk: number,
+                    index: group * layout.blocks() + block,
+                    weight,
+                    buffer: None,
+                }));
             }
         }
+        let (tiles, order) = (tiles.into_iter().peekable(), Order::HeadMajor);
+        let names = chunks.iter().map(|chunk| chunk.to_string().into()).collect();
+        Self { chunks, plan, program, order, elsewhere: None, tiles, most, names }
     }
-    Ok(windows)
-}
 
-/// Adds a share to a window, or to its last share if it goes on there.
-fn extend(window: &mut Vec<Share>, share: Share) {
-    if let Some(last) = window.last_mut()
-        && last.chunk == share.chunk
-        && last.tiles.blocks == share.tiles.blocks
-        && last.tiles.groups.end == share.tiles.groups.start
-    {
-        last.tiles.groups.end = share.tiles.groups.end;
-        last.bytes += share.bytes;
-    } else {
-        window.push(share);
+    /// The same with elements that go elsewhere, in this order.
+    pub(crate) fn to(mut self, elsewhere: Elsewhere<'a>, order: Order) -> Self {
+        let (chunks, buffer) = (self.chunks, elsewhere.buffer);
+        let mut tiles: Vec<Tile> = self.tiles.collect();
+        for tile in &mut tiles {
+            let layout = chunks[tile.chunk].layout();
+            let group = tile.index / layout.blocks();
+            let mut planes = group * layout.planes..layout.all_planes.min((group + 1) * layout.planes);
+            let first = buffer(planes.start);
+            tile.buffer = planes.all(|plane| buffer(plane) == first).then_some(first);
+        }
+        self.tiles = tiles.into_iter().peekable();
+        self.elsewhere = Some(elsewhere);
+        self.order = order;
+        self
+    }
+
+    /// The next window, and which buffer its elements go to, if it is one. Where it is not, they are the window's own, and its
+    /// only tile's.
+    pub(crate) fn next(&mut self) -> Result<Option<(Work, Option<usize>)>> {
+        let Some(first) = self.tiles.next() else { return Ok(None) };
+        let (mut work, mut weight) = (Work::default(), first.weight);
+        let direct = first.buffer.is_some();
+        self.add(&mut work, first, direct)?;
+        let alone = self.elsewhere.is_some() && !direct;
+        while !alone
+            && let Some(tile) = self.tiles.next_if(|tile| {
+                weight + tile.weight <= self.most && tile.buffer == first.buffer && work.bytes() <= self.most
+            })
+        {
+            weight += tile.weight;
+            self.add(&mut work, tile, direct)?;
+        }
+        work.close(self.program, self.order)?;
+        Ok(Some((work, first.buffer)))
+    }
+
+    fn add(&self, work: &mut Work, tile: Tile, direct: bool) -> Result<()> {
+        let chunk = self.chunks[tile.chunk];
+        let planes = self.elsewhere.as_ref().filter(|_| direct).map(|elsewhere| elsewhere.target);
+        let name = &self.names[tile.chunk];
+        work.add((tile.chunk, chunk), tile.index, self.plan, self.program, planes).at(|| name.to_string())?;
+        work.tiles.push(TileName { chunk: name.clone(), layout: *chunk.layout(), index: tile.index });
+        Ok(())
     }
 }
 
 /// A record number, or an error where 32 bits do not suffice.
 fn word(number: usize) -> Result<u32> {
-    u32::try_from(number).map_err(|_| Error::limit("a window of more than 4 GiB"))
+    u32::try_from(number).map_err(|_| Error::limit("more than 32 bits can count on a GPU"))
 }
 
-/// Where the elements of a chunk go: to a place among the window's own, or to planes that are elsewhere.
-pub(crate) type Planes<'a> = Option<&'a dyn Fn(usize) -> PlaneTarget>;
+/// Rows of the tiles of a chunk, at most; rounded up, so that there are few programs.
+pub(crate) fn tile_rows(chunk: &Chunk<'_>) -> usize {
+    let layout = chunk.layout();
+    layout.rows.min(layout.tokens).next_power_of_two()
+}
 
 impl Work {
-    /// Opens tiles of one of the chunks and lists what they consist of.
+    /// Nothing to do.
+    pub(crate) fn empty(program: &Program) -> Result<Self> {
+        let mut work = Self::default();
+        work.close(program, Order::HeadMajor)?;
+        Ok(work)
+    }
+
+    /// Opens a tile of one of the chunks and lists what it consists of. Its elements go to a place among the window's own, or to planes
+    /// that are elsewhere.
     ///
     /// # Errors
-    /// Corrupt tiles; tiles that one invocation would take too long for.
-    pub(crate) fn add(
+    /// A corrupt tile; one that an invocation would take too long for.
+    fn add(
         &mut self,
         (number, chunk): (usize, &Chunk<'_>),
+        index: usize,
         plan: &Plan,
         program: &Program,
-        tiles: &Tiles,
-        planes: Planes<'_>,
+        elsewhere: Option<&dyn Fn(usize) -> PlaneTarget>,
     ) -> Result<()> {
-        let layout = *chunk.layout();
-        let rows = tiles.rows(&layout);
-        let mut targets = Vec::new();
-        for plane in &plan.planes()[tiles.planes(&layout)] {
-            let own = PlaneTarget { word: self.output_words, capacity: rows.len(), row: 0 };
-            let target = planes.map_or(own, |planes| {
-                let target = planes(plane.index);
-                PlaneTarget { row: target.row + rows.start, ..target }
-            });
-            targets.push(target);
-            let bytes = plane.channels() * plane.shape.dtype.size() * rows.len();
+        let tile = chunk.open_tile(plan, index)?;
+        let mut targets = Vec::with_capacity(tile.planes.len());
+        for plane in &plan.planes()[tile.planes.clone()] {
+            self.values += (plane.channels() * tile.rows) as u64;
+            if let Some(target) = elsewhere {
+                let target = target(plane.index);
+                targets.push(PlaneTarget { row: target.row + tile.first, ..target });
+                continue;
+            }
+            let bytes = plane.channels() * plane.shape.dtype.size() * tile.rows;
             self.outputs.push(PlaneOutput {
                 chunk: number,
                 plane: plane.index,
-                rows: rows.clone(),
-                word: target.word,
+                rows: tile.first..tile.first + tile.rows,
+                word: self.output_words,
                 bytes,
             });
-            if planes.is_none() {
-                self.output_words += bytes.div_ceil(4);
-            }
-            self.values += (plane.channels() * rows.len()) as u64;
+            targets.push(PlaneTarget { word: self.output_words, capacity: tile.rows, row: 0 });
+            self.output_words += bytes.div_ceil(4);
         }
-        let first_plane = tiles.planes(&layout).start;
-        let name: Arc<str> = chunk.to_string().into();
-        for group in tiles.groups.clone() {
-            for block in tiles.blocks.clone() {
-                let index = group * layout.blocks() + block;
-                let tile = chunk.open_tile(plan, index)?;
-                let position = chunk.position() + (chunk.exact_rows()[0] + tile.first) as u64;
-                let targets = &targets[tile.planes.start - first_plane..tile.planes.end - first_plane];
-                let at = tile.first - rows.start;
-                self.add_tile(plan, program, &tile, position, targets, at).at(|| tile.to_string())?;
-                self.tiles.push(TileName { chunk: name.clone(), layout, index });
-            }
-        }
+        let position = chunk.position() + (chunk.exact_rows()[0] + tile.first) as u64;
+        self.add_tile(plan, program, &tile, position, &targets).at(|| tile.to_string())?;
         Ok(())
+    }
+
+    /// Bytes of the largest of what is not elements.
+    fn bytes(&self) -> usize {
+        let table = self.records.escapes.len() + self.records.segments.len();
+        4 * self.payload.len().max(table).max(self.scratch_words).max(self.state_words)
     }
 
     /// Puts the records together.
     ///
     /// # Errors
     /// If they are too many.
-    pub(crate) fn close(&mut self, program: &Program, order: Order) -> Result<()> {
+    fn close(&mut self, program: &Program, order: Order) -> Result<()> {
         let records = std::mem::take(&mut self.records);
         let counts = [
             records.runs.len() / RUN_WORDS,
@@ -315,7 +331,6 @@ impl Work {
         tile: &OpenTile<'_>,
         position: u64,
         targets: &[PlaneTarget],
-        row: usize,
     ) -> Result<()> {
         let number = word(self.tiles.len())?;
         let address = word(self.payload.len() * 4)?;
@@ -349,7 +364,7 @@ impl Work {
             self.groups = self.groups.max(groups);
             records.pieces.extend([0, 0, 0, 0, number, word(plane.index)?, word(target.word)?]);
             records.pieces.extend([shape.heads, shape.head_dim, dtype_code(shape.dtype), word(tile.rows)?]);
-            records.pieces.extend([word(target.row + row)?, word(target.capacity)?]);
+            records.pieces.extend([word(target.row)?, word(target.capacity)?]);
             records.pieces.extend([position as u32, (position >> 32) as u32, 0]);
         }
         let mut symbols = 0;
@@ -392,16 +407,22 @@ impl Work {
             }
             symbols += segment.len();
         }
+        // In one pass elements are made of the symbols of each step, of all symbol planes, and escapes are looked for.
+        let planes =
+            tile.segments.iter().map(|segment| segment.symbol_plane).max().map_or(1, |most| most + 1);
+        let search = if tile.escapes.is_empty() { 0 } else { 2 * (1 + tile.escapes.len().ilog2()) };
+        let per_step = 4 + planes as u32 + search;
         for run in stream.runs {
             // Columns of one word are never apart.
-            let step = (MOST_ITERATIONS / run.cost.max(1)) & !3;
-            let step = step.max(if program.one_pass { 4 } else { 1 });
-            if run.cost > 2 * MOST_ITERATIONS {
+            let least = if program.one_pass { 4 } else { 1 };
+            let cost = if program.one_pass { run.cost.saturating_mul(per_step) } else { run.cost };
+            let step = ((MOST_ITERATIONS / cost.max(1)) & !3).max(least);
+            if cost > 2 * MOST_ITERATIONS / least {
                 return Err(Error::unsupported("tiles of so many rows on a GPU; the CPU decodes them"));
             }
             self.rounds = self.rounds.max(run.units.div_ceil(step));
             records.runs.extend([
-                stream_address + run.bytes.start,
+                word(stream_address as usize + run.bytes.start as usize)?,
                 run.bytes.end - run.bytes.start,
                 first_segment + run.segments.start,
                 run.segments.end - run.segments.start,

@@ -177,7 +177,7 @@ fn missing_barriers_are_found() {
     let rans = "mean|bins(step=0.4;reach=15)|rans";
     // Those of the ballot, and of what lanes give each other. (The ballots' also do for one of the latter.)
     assert_eq!(found(rans, Variant::Portable, "workgroupBarrier();"), 2);
-    // Contexts' tables are in the workgroup's memory in both variants.
+    // Contexts' tables are in the workgroup's memory in both variants: before they are read, and before the next ones are written.
     let contexts = "mean|bins(step=0.4;reach=15)|rans(contexts=3)";
     assert_eq!(found(contexts, Variant::Subgroup, "workgroupBarrier();"), 2);
     // Anchors are other lanes'.

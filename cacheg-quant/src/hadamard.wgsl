@@ -3,7 +3,7 @@
 // Data: where the planes are; the signs of a head's channels, bit by bit, 1 for −; for each plane the channels of a block and the
 // norm.
 
-fn $rows(t: Rows, lane: u32) {
+fn $rows(t: HeadRows, lane: u32) {
     let at = $data(0u) + 2u * t.plane;
     let block = $data(at);
     let norm = bitcast<f32>($data(at + 1u));

@@ -32,7 +32,15 @@ fn decoded_files_are_the_cpus() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/smollm2-135m-novel.safetensors");
     let device = device(at);
     for preset in [
-        "fast", "cachegen-paper", "cachegen-release", "q8", "q4", "kivi2", "hadamard4", "turboquant3", "lossless",
+        "fast",
+        "cachegen-paper",
+        "cachegen-release",
+        "q8",
+        "q4",
+        "kivi2",
+        "hadamard4",
+        "turboquant3",
+        "lossless",
     ] {
         // Chunks of several lengths, all in one file.
         ok(at, &["encode", sample, "-o", "x.cgkv", "--preset", preset, "--chunk-tokens", "50", "--force"]);

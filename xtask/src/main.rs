@@ -95,7 +95,11 @@ fn test() -> Result {
     }
     if std::env::var("CACHEG_TEST_GPU").is_ok_and(|name| name == "none") {
         eprintln!("\n== SKIPPED: tests on a GPU, as CACHEG_TEST_GPU=none asks");
-        cargo("", &[], &["test", "--release", "--workspace", "--exclude", "cacheg-gpu", "--features", TESTED])?;
+        cargo(
+            "",
+            &[],
+            &["test", "--release", "--workspace", "--exclude", "cacheg-gpu", "--features", TESTED],
+        )?;
     } else {
         let features = format!("{TESTED},{TESTED_ON_GPU}");
         cargo("", &[], &["test", "--release", "--workspace", "--features", &features])?;

@@ -29,7 +29,11 @@ pub(super) struct Totals {
 }
 
 pub(super) fn run(args: &Args, registry: &Registry, file: &KvFile) -> Result<()> {
-    let tokens = args.tokens.first().copied().unwrap_or(TOKENS);
+    let tokens = match args.tokens[..] {
+        [] => TOKENS,
+        [tokens] => tokens,
+        _ => return Err(cacheg::Error::setting("`--counts` takes one number of tokens")),
+    };
     let cache = middle(&repeated(&file.view(), tokens).view())?;
     let mut report = Report::new("cacheg-bench");
     report.field("tokens", tokens);

@@ -86,7 +86,6 @@ fn $column(run: Run, segment: u32, col: u32, lane: u32, start: u32) -> u32 {
     var quad = 0u;
     if limits != 0u {
         let number = $data(channel);
-        workgroupBarrier();
         for (var t = 0u; t < 4u; t++) {
             let at = $data(0u) + 96u * (number + t) + 3u * lane;
             $tables[min(32u * t + lane, $TABLES - 1u)] = vec2<u32>($data(at), $data(at + 1u));
@@ -204,6 +203,8 @@ fn $decode(run: Run, lane: u32) {
                 }
                 x = $column(run, s, unit - first, lane, x);
                 $hand_over(s, unit - first, lane);
+                // Lanes have gone their own ways there, and must be together again to vote; and done with the tables.
+                workgroupBarrier();
             }
         }
         first = next;

@@ -53,7 +53,7 @@ fn symbol(p: Place, symbol_plane: u32) -> u32 {
 }
 
 fn escape_found(segment: u32, p: Place, index: u32) {
-    if segment == now_segment {
+    if p.part == now_part {
         scratch[window.marks + index] = 1u;
     }
 }

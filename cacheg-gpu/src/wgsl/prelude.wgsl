@@ -52,14 +52,6 @@ fn fault(tile: u32, code: u32) {
     atomicOr(&faults[tile], code);
 }
 
-// n / d where n < 2^24: division of integers is slow everywhere.
-fn quotient(n: u32, d: u32) -> u32 {
-    let q = u32(f32(n) / f32(d));
-    // Off by one at most, whatever a device makes of the division.
-    let below = select(q, q - 1u, q * d > n);
-    return select(below, below + 1u, n - below * d >= d);
-}
-
 // A plane of a tile.
 struct Piece {
     // First segments of its parts.

@@ -8,8 +8,6 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     }
     enter_piece(number);
     let dtype = piece_dtype();
-    let size = size_of(dtype);
-    let each = 4u / size;
     let element = (group.y * PER_ROW + group.x) * 64u + lane;
     if element >= piece.heads * piece.rows * piece.dim {
         return;
@@ -19,6 +17,5 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     let head = quotient(rest, piece.rows);
     let row = rest - head * piece.rows;
     let bits = pipeline_element(piece_place(row, head * piece.dim + channel), dtype);
-    let index = output_word(head, row, channel, 1u) - piece.output;
-    atomicOr(&output[piece.output + index / each], bits << (8u * size * (index % each)));
+    put_element(head, row, channel, dtype, bits);
 }

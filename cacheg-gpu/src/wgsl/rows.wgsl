@@ -3,7 +3,7 @@
 // elements.
 
 // The same for all invocations.
-struct Rows {
+struct HeadRows {
     plane: u32,
     tile: u32,
     head: u32,
@@ -43,7 +43,7 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         return;
     }
     let first = (index - head * runs) * most;
-    let t = Rows(table[at + 5u], table[at + 4u], head, first, min(most, rows - first), dim);
+    let t = HeadRows(table[at + 5u], table[at + 4u], head, first, min(most, rows - first), dim);
     rows_base = 0u - (first + head) * dim;
     for (var i = lane; i < t.rows * dim; i += ROWS_LANES) {
         row_values[i] = $inner(rows_place(t, i));
@@ -55,7 +55,7 @@ fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
 }
 
 // Of a value's number.
-fn rows_place(t: Rows, number: u32) -> Place {
+fn rows_place(t: HeadRows, number: u32) -> Place {
     let row = quotient(number, t.dim);
     return piece_place(t.first + row, t.head * t.dim + number - row * t.dim);
 }

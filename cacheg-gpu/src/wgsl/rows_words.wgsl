@@ -1,6 +1,6 @@
 
 // Rows are whole words.
-fn store_rows(t: Rows, lane: u32) {
+fn store_rows(t: HeadRows, lane: u32) {
     let dtype = piece_dtype();
     let size = size_of(dtype);
     let each = 4u / size;

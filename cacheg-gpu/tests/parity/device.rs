@@ -1,7 +1,8 @@
 //! Chunks that stay on the device.
 
 use cacheg_core::{
-    Backend, Chunk, Dtype, Encoder, Geometry, Kind, KvOut, LayerGroup, Limits, Order, Pipeline, Shape,
+    Backend, Chunk, Decoder as _, Dtype, Encoder, Geometry, Kind, KvCache, KvOut, LayerGroup, Limits, Order,
+    Pipeline, Shape,
 };
 use cacheg_gpu::{DeviceKv, Gpu, Options};
 
@@ -153,33 +154,67 @@ fn starts_return_and_ends_are_told() {
     let kv = DeviceKv::new(&gpu, &geometry, 4 * 96, Order::HeadMajor).unwrap();
     let mut decoder = gpu.open_decoder(plan.clone()).unwrap();
     let (sender, verdicts) = std::sync::mpsc::channel();
-    let mut started = Vec::new();
     for (number, chunk) in [&chunks[0], &chunks[0], &chunks[1], &chunks[0]].into_iter().enumerate() {
         let sender = sender.clone();
-        // An error of this one or of an earlier one that it had to wait for.
-        started.push(decoder.start(chunk, &kv, 96 * number, move |verdict| {
-            sender.send((number, verdict.is_ok())).unwrap();
-        }));
+        let done = move |verdict: Result<_, _>| sender.send((number, verdict.is_ok())).unwrap();
+        decoder.start(chunk, &kv, 96 * number, done).unwrap();
     }
-    let finished = decoder.finish();
-    assert!(finished.is_err() || started.iter().any(Result::is_err));
-    drop((decoder, sender));
+    assert!(decoder.finish().is_err());
+    assert!(decoder.finish().is_ok());
+    drop(sender);
     let verdicts: Vec<(usize, bool)> = verdicts.iter().collect();
-    assert_eq!(verdicts[..3], [(0, true), (1, true), (2, false)], "{verdicts:?}");
+    assert_eq!(verdicts, [(0, true), (1, true), (2, false), (3, true)]);
     // Memory of another device is refused.
     let other = DeviceKv::new(&GPU, &geometry, 96, Order::HeadMajor).unwrap();
-    let mut decoder = gpu.open_decoder(plan.clone()).unwrap();
     let message = decoder.start(&chunks[0], &other, 0, |_| ()).unwrap_err().to_string();
     assert!(message.contains("another device"), "{message}");
-    // A decoder goes on after an error.
-    let mut decoder = gpu.open_decoder(plan.clone()).unwrap();
-    decoder.start(&chunks[1], &kv, 0, |_| ()).unwrap_or(());
-    assert!(decoder.finish().is_err());
+    // A decoder goes on after errors, and to the host while something is under way.
+    decoder.start(&chunks[1], &kv, 96, |verdict| assert!(verdict.is_err())).unwrap();
     decoder.start(&chunks[0], &kv, 0, |verdict| verdict.unwrap()).unwrap();
-    decoder.finish().unwrap();
+    let mut host = KvCache::zeros(&geometry, 97, 0);
+    decoder.decode(&chunks[0], KvOut::Host(&mut host.view_mut(), 1), &|_| ()).unwrap();
     let decoded = super::decode(&cacheg_core::Cpu, &chunks[0], &plan).unwrap();
+    assert!(host == decoded);
+    assert!(decoder.finish().is_err());
     let found = read(&gpu, &kv.plane(0).unwrap());
     assert_eq!(found[..96 * 16], decoded.view().plane_bytes(0)[16..97 * 16]);
+}
+
+/// Planes in several buffers, and tiles whose planes are in two of them.
+#[test]
+fn several_buffers() {
+    let geometry = small();
+    let plane = 60 * 2 * 8 * 2;
+    let options = Options { buffer: Some(2 * plane + 512), ..Options::default() };
+    let gpu = Gpu::open_with(Some(&GPU.info().name), options).unwrap();
+    let source = cache(&geometry, 50, 5);
+    for spec in ["sinks(first=2)|mean|bins(step=0.3)|rans", "anchor-delta|bins|range", "hadamard|uniform|raw"]
+    {
+        let bytes = encode(&source.view(), spec).unwrap();
+        let chunk = Chunk::parse(&bytes, &Limits::default()).unwrap();
+        assert!(chunk.layout().planes > 2, "tiles of several planes");
+        let plan = chunk.bind(&REGISTRY, None).unwrap();
+        let decoded = super::decode(&cacheg_core::Cpu, &chunk, &plan).unwrap();
+        for order in [Order::HeadMajor, Order::TokenMajor] {
+            let mut kv = DeviceKv::new(&gpu, &geometry, 60, order).unwrap();
+            assert_eq!(kv.buffers().len(), 3);
+            gpu.decoder(plan.clone()).unwrap().decode(&chunk, KvOut::Device(&mut kv, 4), &|_| ()).unwrap();
+            for plane in geometry.planes() {
+                let found = read(&gpu, &kv.plane(plane.index).unwrap());
+                let elements = decoded.view().plane_bytes(plane.index).to_vec();
+                for (token, head) in (0..50).flat_map(|token| [(token, 0), (token, 1)]) {
+                    let at = match order {
+                        Order::TokenMajor => ((4 + token) * 2 + head) * 16,
+                        _ => (head * 60 + 4 + token) * 16,
+                    };
+                    // One row more in front: see `decode`.
+                    let from = (head * 51 + 1 + token) * 16;
+                    assert_eq!(found[at..at + 16], elements[from..from + 16], "{spec} {token} {head}");
+                }
+            }
+        }
+    }
+    assert!(DeviceKv::new_lmcache(&gpu, &geometry, 60).unwrap_err().to_string().contains("one tensor"));
 }
 
 #[test]

@@ -148,6 +148,17 @@ fn chunks_above_one_binding() {
     check(&geometry, 33_000, "uniform(bits=4)|raw");
 }
 
+/// Nearly every symbol an escape, in tiles of thousands of rows: each is looked for.
+#[test]
+fn escapes_everywhere() {
+    let shape = Some(Shape { heads: 1, head_dim: 32, dtype: Dtype::F16 });
+    let group = LayerGroup { repeat: 1, key: shape, value: None, latent: None, rope: None };
+    let geometry = Geometry::new([group]).unwrap();
+    for spec in ["bins(step=0.01;reach=1)|rans", "anchor-delta|bins(step=0.01;reach=1)|rans"] {
+        check(&geometry, 4_000, spec);
+    }
+}
+
 /// Several chunks in one window, and what is said if one of them is damaged.
 #[test]
 fn many_chunks_at_a_time() {
