@@ -16,7 +16,8 @@ use crate::engine::{Done, Results, Submitted, Target, submit};
 use crate::program::Program;
 use crate::recording::Recording;
 use crate::slot::Slot;
-use crate::work::{Elsewhere, Windows, Work, tile_rows};
+use crate::windows::{Elsewhere, Windows, tile_rows};
+use crate::work::Work;
 
 /// Decodes chunks of one plan on a GPU.
 #[derive(Debug)]

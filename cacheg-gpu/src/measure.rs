@@ -10,7 +10,7 @@ use crate::decoder::store;
 use crate::engine::{Target, submit};
 use crate::recording::{Pass, Recording};
 use crate::slot::Slot;
-use crate::work::Windows;
+use crate::windows::Windows;
 
 /// Where the time of decoding a chunk goes. Nothing overlaps here: a decoder is faster than the sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

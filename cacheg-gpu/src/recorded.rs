@@ -4,7 +4,8 @@ use cacheg_core::{Chunk, Order, Plan, Result};
 
 use crate::program::{Program, Variant};
 use crate::recording::{Pass, Recording};
-use crate::work::{Elsewhere, PlaneTarget, Windows, Work, tile_rows};
+use crate::windows::{Elsewhere, Windows, tile_rows};
+use crate::work::{PlaneTarget, Work};
 
 /// What decodes a chunk on any implementation of WebGPU.
 ///

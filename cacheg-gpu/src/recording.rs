@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::program::Variant;
-    use crate::work::Windows;
+    use crate::windows::Windows;
 
     fn recordings(spec: &str, chunks: usize, tokens: usize, most: usize) -> Vec<Recording> {
         let registry =
