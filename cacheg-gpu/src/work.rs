@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
-use cacheg_core::{Chunk, Error, Layout, OpenTile, Order, Plan, Plane, Result, ResultExt, dtype_code};
+use cacheg_core::{Chunk, Error, Layout, OpenTile, Order, Plan, Result, ResultExt, dtype_code};
 
 use crate::program::{MOST_STAGES, Program, ROWS_VALUES};
 
