@@ -15,8 +15,8 @@
 //! `x = y·S`; the encoder takes `y = x·S⁻¹`, with the inverse of the rounded matrix. `mean` belongs in front. A chunk that carries its matrices
 //! pays 2·head_dim bytes per channel; this stage is made for profiles.
 //!
-//! **Exactness**: a matrix stage. Sums of `n = head_dim` products may be taken in any order, contracted or not: an output is within
-//! `n·2⁻²⁴·Σ|y·S|` of the exact one.
+//! **Exactness**: a matrix stage. CPUs sum up the `n = head_dim` products in their order, without contraction, and all get the same;
+//! others may sum in any order, contracted or not. An output is within `n·2⁻²⁴·Σ|y·S|` of the exact one.
 //!
 //! ```
 //! let stages = cacheg_core::spec::parse("klt(metric=sensitivity)")?;
@@ -34,8 +34,8 @@ use cacheg_core::{
     BindCx, BoundTransform, Build, Calibrator, Error, Kernel, Plane, Plugin, Result, ResultExt, Rows, Stage,
     TileCx, Transform, config, settings,
 };
-use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
+use multiversion::multiversion;
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -157,9 +157,46 @@ impl Bound {
             let matrix = matrix(head).at(|| format!("{}, head {number}", tile.plane.name()))?;
             let channels = number * matrix.nrows()..(number + 1) * matrix.nrows();
             let from = x.slice(s![.., channels.clone()]);
-            general_mat_mul(1.0, &from, matrix, 0.0, &mut out.slice_mut(s![.., channels]));
+            let mut to = out.slice_mut(s![.., channels]);
+            for (from, mut to) in from.outer_iter().zip(to.outer_iter_mut()) {
+                match (from.as_slice(), matrix.as_slice(), to.as_slice_mut()) {
+                    (Some(from), Some(matrix), Some(to)) => multiply(from, matrix, to),
+                    _ => multiply_strided(from, matrix, to),
+                }
+            }
         }
         Ok(())
+    }
+}
+
+/// Channels whose sums are kept in registers.
+const STRIP: usize = 32;
+
+/// `out = x · matrix`. Sums begin with the first coefficient and are not contracted, so that all CPUs get the same.
+/// (Libraries for products of matrices allocate at each call, or need not give the same everywhere.)
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn multiply(x: &[f32], matrix: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    let (strips, rest) = out.as_chunks_mut::<STRIP>();
+    for (number, strip) in strips.iter_mut().enumerate() {
+        let mut sums = [0.0; STRIP];
+        for (x, row) in x.iter().zip(matrix.chunks_exact(n)) {
+            let own = &row[number * STRIP..(number + 1) * STRIP];
+            sums.iter_mut().zip(own).for_each(|(sum, m)| *sum += x * m);
+        }
+        *strip = sums;
+    }
+    let first = n - rest.len();
+    rest.fill(0.0);
+    for (x, row) in x.iter().zip(matrix.chunks_exact(n)) {
+        rest.iter_mut().zip(&row[first..]).for_each(|(sum, m)| *sum += x * m);
+    }
+}
+
+/// The same of views that are no slices.
+fn multiply_strided(x: ArrayView1<'_, f32>, matrix: &Array2<f32>, mut out: ArrayViewMut1<'_, f32>) {
+    for (out, column) in out.iter_mut().zip(matrix.columns()) {
+        *out = x.iter().zip(column).fold(0.0, |sum, (x, m)| sum + x * m);
     }
 }
 

@@ -72,6 +72,7 @@ mod klt {
         transform: cacheg_quant::klt::PLUGIN,
         specs: ["klt"],
         tolerance: 2e-5,
+        allocations: true,
         golden: "tests/golden",
     }
 }

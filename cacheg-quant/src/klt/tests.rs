@@ -131,3 +131,15 @@ fn bad_data_is_refused() {
     let error = bound.forward(&tile, 0, x.view(), &[], out.view_mut()).unwrap_err();
     assert!(error.to_string().contains("no inverse"), "{error}");
 }
+
+/// Slices and other views, strips and what is left of them.
+#[test]
+fn all_layouts_give_the_same_bits() {
+    for n in [1, 5, 32, 33, 100] {
+        let (x, matrix) = (random(1, n, 1.0), random(n, n, 1.0));
+        let (mut fast, mut slow) = (Array2::zeros((1, n)), Array2::zeros((1, n)));
+        multiply(x.as_slice().unwrap(), matrix.as_slice().unwrap(), fast.as_slice_mut().unwrap());
+        multiply_strided(x.row(0), &matrix, slow.row_mut(0));
+        assert_eq!(fast, slow, "{n}");
+    }
+}
