@@ -20,6 +20,7 @@ const PIPELINES: &[&str] = &[
     "bytes|rans(contexts=3)",
     "unrope|bins(step=0.5)|rans",
     "mean|hadamard|uniform|raw",
+    "mean|klt|bins(step=0.4;reach=15)|rans",
     "unrope|hadamard|lloyd-max|rans",
 ];
 

@@ -16,6 +16,7 @@
 //! | [`mean`] | removes each channel's offset |
 //! | [`unrope`] | undoes the rotation of keys by position, so that channels keep their meaning |
 //! | [`hadamard`] | spreads outliers over a head's channels |
+//! | [`klt`] | decorrelates a head's channels, in units of what errors cost |
 //!
 //! | quantizer | what it is for |
 //! |---|---|
@@ -37,6 +38,7 @@ pub mod bytes;
 pub mod h2o;
 pub mod hadamard;
 pub mod identity;
+pub mod klt;
 pub mod lloyd_max;
 pub mod mean;
 pub mod sinks;
@@ -64,6 +66,7 @@ pub const PLUGINS: &[Plugin] = &[
     h2o::PLUGIN,
     hadamard::PLUGIN,
     identity::PLUGIN,
+    klt::PLUGIN,
     lloyd_max::PLUGIN,
     mean::PLUGIN,
     sinks::PLUGIN,

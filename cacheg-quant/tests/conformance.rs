@@ -66,6 +66,17 @@ mod hadamard {
     }
 }
 
+/// Matrices of bfloat16, whose inverse is an `f32`'s.
+mod klt {
+    super::conformance! {
+        transform: cacheg_quant::klt::PLUGIN,
+        specs: ["klt"],
+        tolerance: 2e-5,
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
 /// Absmax: at most half of `max / C`, plus what the rounded-up scale adds.
 mod bins {
     super::conformance! {

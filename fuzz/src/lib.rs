@@ -149,6 +149,7 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
         let mut specs: Vec<String> = PRESETS.iter().flat_map(|p| p.levels).map(|s| (*s).to_owned()).collect();
         let more = [
             "unrope|mean|hadamard|uniform(bits=3;zero=true)|zstd",
+            "unrope|mean|klt|bins(step=0.25)|rans",
             "mean|bins(step=0.5)|rans(tables=channel)",
             "anchor-delta(group=4)|bins|rans(tables=one)",
             "bytes|range(tables=layer)",

@@ -5,6 +5,7 @@
 mod close;
 mod corrupt;
 mod device;
+mod klt;
 mod pipelines;
 mod rotated;
 

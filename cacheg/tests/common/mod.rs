@@ -13,6 +13,7 @@ pub(crate) fn specs() -> Vec<&'static str> {
     specs.extend([
         "anchor-delta(group=10)|bins(k=32,16,16;v=32,16)|rans(tables=channel)",
         "unrope|mean|hadamard|uniform(bits=3;zero=true)|zstd",
+        "unrope|mean|klt|bins(step=0.25)|rans",
         "mean|bins(step=0.25)|rans(tables=layer)",
         "anchor-delta(group=4)|uniform(bits=5;axis=channel,token;group=8)|rans(tables=one)",
         "bytes|range(tables=one)",
