@@ -14,8 +14,9 @@ use crate::{GpuError, SelfTest, selftest};
 /// How much a GPU is given at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes of elements of a window, and of whatever else it consists of: what is uploaded, decoded and downloaded at a time is as many
-    /// tiles of as many chunks as have no more. By default 256 MiB, enough to fill large GPUs, or half of what the device can bind; on CPUs 32 MiB.
+    /// Bytes of elements of a window, and of whatever else it consists of: what is uploaded, decoded and downloaded at a
+    /// time is as many tiles of as many chunks as have no more. By default 256 MiB, enough to fill large GPUs, or half of
+    /// what the device can bind; on CPUs 32 MiB.
     pub window: Option<usize>,
     /// Windows that are under way at a time, each with buffers of its own: one is uploaded while another is decoded.
     pub depth: usize,
@@ -99,7 +100,7 @@ impl Gpu {
 
     /// Bytes of a buffer of a KV cache, at most.
     pub(crate) fn buffer_limit(&self) -> u64 {
-        let limit = self.info().max_binding.min(self.info().max_buffer);
+        let limit = self.device().limit();
         self.shared.options.buffer.map_or(limit, |most| most.min(limit))
     }
 
@@ -137,9 +138,8 @@ impl Shared {
 
     /// Bytes of elements of a window.
     pub(crate) fn window(&self) -> usize {
-        let info = &self.device.info;
-        let usual = if info.is_cpu { 32 << 20 } else { 256 << 20 };
-        let limit = usize::try_from(info.max_binding.min(info.max_buffer)).unwrap_or(usize::MAX);
+        let usual = if self.device.info.is_cpu { 32 << 20 } else { 256 << 20 };
+        let limit = usize::try_from(self.device.limit()).unwrap_or(usize::MAX);
         self.options.window.unwrap_or(usual).min(limit / 2)
     }
 

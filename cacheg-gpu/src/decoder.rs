@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cacheg_core::{
     Chunk, Decoder, Error, KvCache, KvOut, KvViewMut, Plan, PlaneViewMut, Progress, Result, ResultExt as _,
@@ -16,6 +16,7 @@ use crate::engine::{Done, Results, Submitted, Target, submit};
 use crate::program::Program;
 use crate::recording::Recording;
 use crate::slot::Slot;
+use crate::told::Told;
 use crate::windows::{Elsewhere, Windows, tile_rows};
 use crate::work::Work;
 
@@ -67,9 +68,10 @@ impl GpuDecoder {
 
     /// Starts decoding a chunk into a KV cache on the device, the chunk's first token at `row`, and returns while it runs.
     ///
-    /// Once it is done, `done` is told, by whoever waits for the device or polls it: [`finish`](Self::finish), [`poll`](Self::poll),
-    /// this function for earlier chunks, any other decoder of this device, or the program's own `wgpu::Device::poll`. Commands that are submitted to the
-    /// device's queue later see what was decoded, so that nobody needs to wait to use it, but for the verdict.
+    /// Once it is done, `done` is told, by whoever waits for the device or polls it: [`finish`](Self::finish),
+    /// [`poll`](Self::poll), this function for earlier chunks, any other decoder of this device, or the program's own
+    /// `wgpu::Device::poll`. Commands that are submitted to the device's queue later see what was decoded, so that nobody
+    /// needs to wait to use it, but for the verdict.
     ///
     /// Waits for the oldest window if as many as [`Options::depth`](crate::Options::depth) are under way.
     ///
@@ -94,8 +96,8 @@ impl GpuDecoder {
         let (made, plan, most) = (self.program(&chunks)?, self.plan.clone(), self.shared.window());
         let first = row + chunk.exact_rows()[0];
         let (buffer, target) = (|plane: usize| kv.buffer_of(plane), |plane: usize| kv.target(plane, first));
-        let elsewhere = Elsewhere { buffer: &buffer, target: &target };
-        let mut windows = Windows::new(&chunks, &plan, &made.0, groups, most).to(elsewhere, kv.order());
+        let elsewhere = Elsewhere { order: kv.order(), buffer: &buffer, target: &target };
+        let mut windows = Windows::new(&chunks, &plan, &made.0, groups, most, Some(elsewhere));
         // All of them, so that nothing is written for a chunk that is found to be corrupt on the host.
         let mut all = Vec::new();
         while let Some(window) = windows.next()? {
@@ -198,7 +200,7 @@ impl GpuDecoder {
         // What was started before has nothing to come back.
         self.drain(&mut |_| ())?;
         let (made, plan, most) = (self.program(chunks)?, self.plan.clone(), self.shared.window());
-        let mut windows = Windows::new(chunks, &plan, &made.0, groups, most);
+        let mut windows = Windows::new(chunks, &plan, &made.0, groups, most, None);
         let sent = loop {
             match windows.next() {
                 Ok(None) => break Ok(()),
@@ -281,41 +283,6 @@ impl Decoder for GpuDecoder {
         progress: Progress<'_>,
     ) -> Result<()> {
         self.decode_chunks(chunks, out, progress)
-    }
-}
-
-/// Somebody who is told once, when all windows of a chunk are done; or never, if one of them could not be started.
-struct Told<F> {
-    state: Mutex<(usize, Result<(), GpuError>, Option<F>)>,
-}
-
-impl<F: FnOnce(Result<(), GpuError>)> Told<F> {
-    fn new(windows: usize, done: F) -> Arc<Self> {
-        if windows == 0 {
-            // Nothing is coded: an empty chunk, or all of its tokens are exact.
-            done(Ok(()));
-            return Arc::new(Self { state: Mutex::new((0, Ok(()), None)) });
-        }
-        Arc::new(Self { state: Mutex::new((windows, Ok(()), Some(done))) })
-    }
-
-    fn forget(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).2 = None;
-    }
-
-    fn tell(&self, verdict: Result<(), GpuError>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 -= 1;
-        if state.1.is_ok() {
-            state.1 = verdict;
-        }
-        if state.0 == 0 {
-            let (done, verdict) = (state.2.take(), state.1.clone());
-            drop(state);
-            if let Some(done) = done {
-                done(verdict);
-            }
-        }
     }
 }
 

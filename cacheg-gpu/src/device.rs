@@ -165,10 +165,15 @@ impl Device {
         Ok(Self { info, device, queue, variant, lost })
     }
 
+    /// Bytes of a buffer that is bound as a whole.
+    pub(crate) fn limit(&self) -> u64 {
+        self.info.max_binding.min(self.info.max_buffer)
+    }
+
     /// # Errors
     /// If a binding of so many bytes is too large.
     pub(crate) fn check_binding(&self, what: &'static str, size: u64) -> Result<(), GpuError> {
-        let limit = self.info.max_binding.min(self.info.max_buffer);
+        let limit = self.limit();
         if size > limit { Err(GpuError::Limit { what, size, limit }) } else { Ok(()) }
     }
 

@@ -139,23 +139,16 @@ impl DeviceKv {
         let (shape, place) = (self.planes[output.plane].shape, self.places[output.plane]);
         let (heads, len) = (shape.heads as usize, shape.head_dim as usize * shape.dtype.size());
         let (rows, row) = (output.rows.len(), first + output.rows.start);
-        // Runs of bytes: of one head, or of all.
-        let (runs, size) = match self.order {
-            Order::TokenMajor => (1, output.bytes),
-            _ => (heads, rows * len),
+        // Runs of bytes, and where the first is and how far apart they are, in rows of a head: one of all heads, or one for each.
+        let (runs, size, begin, stride) = match self.order {
+            Order::TokenMajor => (1, output.bytes, row * heads, 0),
+            _ => (heads, rows * len, row, self.tokens),
         };
-        let copy = |run: usize| {
-            let to = if runs == 1 && self.order == Order::TokenMajor {
-                row * heads
-            } else {
-                run * self.tokens + row
-            };
-            Copy {
-                from: (4 * output.word + run * size) as u64,
-                buffer: &self.buffers[place.buffer],
-                to: place.offset + (to * len) as u64,
-                size: size as u64,
-            }
+        let copy = |run: usize| Copy {
+            from: (4 * output.word + run * size) as u64,
+            buffer: &self.buffers[place.buffer],
+            to: place.offset + ((begin + run * stride) * len) as u64,
+            size: size as u64,
         };
         (0..runs).map(copy).collect()
     }

@@ -16,6 +16,7 @@ mod selftest;
 #[cfg(feature = "simulate")]
 mod simulate;
 mod slot;
+mod told;
 mod windows;
 mod work;
 

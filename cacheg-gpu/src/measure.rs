@@ -56,7 +56,7 @@ impl Gpu {
         let mut timed = [Duration::ZERO; 2];
         let groups = 0..chunk.layout().groups();
         let mut slot = Slot::default();
-        let mut windows = Windows::new(&chunks, &decoder.plan, program, groups, self.window());
+        let mut windows = Windows::new(&chunks, &decoder.plan, program, groups, self.window(), None);
         loop {
             let start = Instant::now();
             let Some((work, _)) = windows.next()? else { break };

@@ -52,9 +52,10 @@ impl Recorded {
             targets.push(PlaneTarget { word: output_words, capacity: layout.tokens, row: 0 });
             output_words += (plane.channels() * plane.shape.dtype.size() * layout.tokens).div_ceil(4);
         }
-        let elsewhere = Elsewhere { buffer: &|_| 0, target: &|plane| targets[plane] };
-        let mut windows = Windows::new(&chunks, plan, &program, 0..layout.groups(), usize::MAX)
-            .to(elsewhere, Order::HeadMajor);
+        let elsewhere =
+            Elsewhere { order: Order::HeadMajor, buffer: &|_| 0, target: &|plane| targets[plane] };
+        let groups = 0..layout.groups();
+        let mut windows = Windows::new(&chunks, plan, &program, groups, usize::MAX, Some(elsewhere));
         let work = match windows.next()? {
             Some((work, _)) => work,
             None => Work::empty(&program)?,

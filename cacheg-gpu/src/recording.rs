@@ -91,7 +91,7 @@ mod tests {
         let plan = chunk.bind(&registry, None).unwrap();
         let program = Program::new(&plan, Variant::Portable, chunk.layout().rows).unwrap();
         let (chunks, groups) = (vec![&chunk; chunks], 0..chunk.layout().groups());
-        let mut windows = Windows::new(&chunks, &plan, &program, groups, most);
+        let mut windows = Windows::new(&chunks, &plan, &program, groups, most, None);
         let next = || windows.next().unwrap().map(|(work, _)| Recording::new(&program, work));
         std::iter::from_fn(next).collect()
     }

@@ -30,8 +30,9 @@ struct Tile {
 /// Rows whose symbols take up all of their scratch.
 const SCRATCH_ROWS: usize = 128;
 
-/// Where the elements of planes go that are elsewhere: which buffer, and where in it, by the chunk's number.
+/// Where elements go that are not the window's own: in which order, and of each plane to which buffer and where in it.
 pub(crate) struct Elsewhere<'a> {
+    pub(crate) order: Order,
     pub(crate) buffer: &'a dyn Fn(usize) -> usize,
     pub(crate) target: &'a dyn Fn(usize) -> PlaneTarget,
 }
@@ -41,7 +42,6 @@ pub(crate) struct Windows<'a, 'c> {
     chunks: &'a [&'a Chunk<'c>],
     plan: &'a Plan,
     program: &'a Program,
-    order: Order,
     elsewhere: Option<Elsewhere<'a>>,
     tiles: Peekable<IntoIter<Tile>>,
     most: usize,
@@ -57,43 +57,30 @@ impl<'a, 'c> Windows<'a, 'c> {
         program: &'a Program,
         groups: Range<usize>,
         most: usize,
+        elsewhere: Option<Elsewhere<'a>>,
     ) -> Self {
         let mut tiles = Vec::new();
         for (number, chunk) in chunks.iter().enumerate() {
             let (layout, rows) = (chunk.layout(), chunk.layout().rows.min(chunk.layout().tokens));
             for group in groups.clone() {
-                let planes = group * layout.planes..layout.all_planes.min((group + 1) * layout.planes);
+                let mut planes = group * layout.planes..layout.all_planes.min((group + 1) * layout.planes);
                 let bytes = |plane: &Plane| plane.channels() * plane.shape.dtype.size();
-                let row: usize = plan.planes()[planes].iter().map(bytes).sum();
+                let row: usize = plan.planes()[planes.clone()].iter().map(bytes).sum();
+                let buffer = elsewhere.as_ref().and_then(|elsewhere| {
+                    let first = (elsewhere.buffer)(planes.start);
+                    planes.all(|plane| (elsewhere.buffer)(plane) == first).then_some(first)
+                });
                 let weight = row * rows.next_multiple_of(SCRATCH_ROWS);
                 tiles.extend((0..layout.blocks()).map(|block| Tile {
                     chunk: number,
                     index: group * layout.blocks() + block,
                     weight,
-                    buffer: None,
+                    buffer,
                 }));
             }
         }
-        let (tiles, order) = (tiles.into_iter().peekable(), Order::HeadMajor);
         let names = chunks.iter().map(|chunk| chunk.to_string().into()).collect();
-        Self { chunks, plan, program, order, elsewhere: None, tiles, most, names }
-    }
-
-    /// The same with elements that go elsewhere, in this order.
-    pub(crate) fn to(mut self, elsewhere: Elsewhere<'a>, order: Order) -> Self {
-        let (chunks, buffer) = (self.chunks, elsewhere.buffer);
-        let mut tiles: Vec<Tile> = self.tiles.collect();
-        for tile in &mut tiles {
-            let layout = chunks[tile.chunk].layout();
-            let group = tile.index / layout.blocks();
-            let mut planes = group * layout.planes..layout.all_planes.min((group + 1) * layout.planes);
-            let first = buffer(planes.start);
-            tile.buffer = planes.all(|plane| buffer(plane) == first).then_some(first);
-        }
-        self.tiles = tiles.into_iter().peekable();
-        self.elsewhere = Some(elsewhere);
-        self.order = order;
-        self
+        Self { chunks, plan, program, elsewhere, tiles: tiles.into_iter().peekable(), most, names }
     }
 
     /// The next window, and which buffer its elements go to, if it is one. Where it is not, they are the window's own, and its
@@ -112,7 +99,8 @@ impl<'a, 'c> Windows<'a, 'c> {
             weight += tile.weight;
             self.add(&mut work, tile, direct)?;
         }
-        work.close(self.program, self.order)?;
+        let order = self.elsewhere.as_ref().map_or(Order::HeadMajor, |elsewhere| elsewhere.order);
+        work.close(self.program, order)?;
         Ok(Some((work, first.buffer)))
     }
 
