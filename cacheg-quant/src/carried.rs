@@ -36,6 +36,48 @@ pub(crate) fn get(data: &StageData, name: &str, len: usize, source: Source) -> R
     Ok(values)
 }
 
+/// The `len` signed numbers of a tensor of bytes.
+///
+/// # Errors
+/// As [`get`], and if a number is beyond ± `most`.
+pub(crate) fn signed(data: &StageData, name: &str, len: usize, most: i8, source: Source) -> Result<Vec<i8>> {
+    let fault = |why: String| match source {
+        Source::Profile => Error::profile(why),
+        Source::Chunk => Error::corrupt(why),
+    };
+    let bytes = data.get_u8(name).map_err(|e| fault(e.to_string()))?.1;
+    if bytes.len() != len {
+        return Err(fault(format!("`{name}` has {} numbers, this model needs {len}", bytes.len())));
+    }
+    let numbers: Vec<i8> = bytes.into_iter().map(u8::cast_signed).collect();
+    match numbers.iter().find(|number| number.unsigned_abs() > most.unsigned_abs()) {
+        Some(number) => Err(fault(format!("`{name}` holds {number}, which is beyond ± {most}"))),
+        None => Ok(numbers),
+    }
+}
+
+/// Keeps signed numbers as a tensor of bytes.
+pub(crate) fn put_signed(data: &mut StageData, name: &str, numbers: &[i8]) {
+    let bytes: Vec<u8> = numbers.iter().map(|number| number.cast_unsigned()).collect();
+    data.put_u8(name, &[bytes.len()], &bytes);
+}
+
+/// Joins the planes' tensors of bytes of some names.
+///
+/// # Errors
+/// If a plane lacks one.
+pub(crate) fn join_bytes(names: &[&str], planes: &[StageData]) -> Result<StageData> {
+    let mut data = StageData::new();
+    for name in names {
+        let mut all = Vec::new();
+        for plane in planes {
+            all.extend(plane.get_u8(name)?.1);
+        }
+        data.put_u8(name, &[all.len()], &all);
+    }
+    Ok(data)
+}
+
 /// Joins the planes' tensors of one name.
 ///
 /// # Errors

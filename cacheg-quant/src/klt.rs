@@ -10,13 +10,17 @@
 //! `(M + 0.3·I) / 1.3`, the head `x` becomes `Uᵀ·M^½·x`, where `U` are the eigenvectors of `M^½·cov·M^½`. Calibration
 //! then needs statistics, which are of keys before RoPE: put `unrope` in front.
 //!
-//! One part, or as many as the stage before. Data: tensor `synthesis`, u16, bfloat16 bits: for each plane and head a
-//! matrix `S` of `head_dim × head_dim`, row after row, those of the largest variance first. A row of coefficients `y` gives
-//! `x = y·S`; the encoder takes `y = x·S⁻¹`, with the inverse of the rounded matrix. `mean` belongs in front. A chunk that carries its matrices
-//! pays 2·head_dim bytes per channel; this stage is made for profiles.
+//! One part, or as many as the stage before. Heads of up to 1,024 channels. Data, of each plane's heads: tensor `synthesis`,
+//! u8 (signed), a matrix of `head_dim × head_dim` integers `N`, row after row, those of the largest variance first; `shift`, u8
+//! (signed), of each row; `grid`, u8 (signed), of each head. Coefficients `y` give `x = y·S` with
+//! `S[k] = N[k]·2^-shift[k]`; the encoder takes `y = x·S⁻¹`, with the inverse of these very numbers, so that rounding them to 8
+//! bits costs nothing but a hair of decorrelation. `mean` belongs in front. A chunk that carries its matrices pays
+//! `head_dim + 1` bytes per channel; this stage is made for profiles.
 //!
-//! **Exactness**: a matrix stage. CPUs sum up the `n = head_dim` products in their order, without contraction, and all get the same;
-//! others may sum in any order, contracted or not. An output is within `n·2⁻²⁴·Σ|y·S|` of the exact one.
+//! **Exactness**: bit-exact everywhere, as the inverse is taken in integers: `Y[k] = round(y[k]·2^(grid − shift[k]))`, at most
+//! ± 2³⁰, `X = Σ Y[k]·N[k]` modulo 2³², `x = X·2^-grid`. Calibration puts `grid` so that rounding `y` is 1/4,096 of the largest
+//! standard deviation at most. What is predicted from the outcome can so be predicted alike everywhere. An encoder refuses what
+//! is too far outside of what calibration has seen (some thousand times as large) to be an integer here.
 //!
 //! ```
 //! let stages = cacheg_core::spec::parse("klt(metric=sensitivity)")?;
@@ -26,7 +30,6 @@
 //! ```
 
 mod calibrate;
-mod matrix;
 
 use std::sync::{Arc, OnceLock};
 
@@ -39,8 +42,9 @@ use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::carried;
+use crate::integer::{Columns, IntMatrix, MOST, SHIFTS, from_grid, multiply_rows, power, value};
 use crate::rows::check;
+use crate::{carried, numeric};
 
 /// The stage's registration.
 pub const PLUGIN: Plugin = Plugin {
@@ -52,7 +56,8 @@ pub const PLUGIN: Plugin = Plugin {
     build: Build::Transform(build),
 };
 
-const TENSOR: &str = "synthesis";
+/// The widest heads.
+const MAX_DIM: usize = 1024;
 
 /// Settings of `klt`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,19 +97,28 @@ impl Stage for Klt {
 
 impl Transform for Klt {
     fn bind(&self, cx: &BindCx<'_>) -> Result<Box<dyn BoundTransform>> {
-        let numbers = |plane: &Plane| plane.channels() * plane.shape.head_dim as usize;
-        let total = cx.planes.iter().map(numbers).sum();
-        let all = carried::get(cx.require_data()?, TENSOR, total, cx.source)?;
-        let mut rest = all.as_slice();
-        let mut heads = Vec::new();
+        check_dims(cx.planes)?;
+        let channels = cx.planes.iter().map(Plane::channels).sum();
+        let heads = cx.planes.iter().map(|plane| plane.shape.heads as usize).sum();
+        let numbers = cx.planes.iter().map(|plane| plane.channels() * plane.shape.head_dim as usize).sum();
+        let data = cx.require_data()?;
+        let synthesis = carried::signed(data, "synthesis", numbers, i8::MAX, cx.source)?;
+        let shifts = carried::signed(data, "shift", channels, SHIFTS, cx.source)?;
+        let grids = carried::signed(data, "grid", heads, SHIFTS, cx.source)?;
+        let (mut synthesis, mut shifts, mut grids) = (&synthesis[..], &shifts[..], grids.into_iter());
+        let mut planes = Vec::new();
         for plane in cx.planes {
             let dim = plane.shape.head_dim as usize;
-            let (own, others) = rest.split_at(numbers(plane));
-            rest = others;
-            let matrices = own.chunks_exact((dim * dim).max(1));
-            heads.push(matrices.map(|numbers| Head::new(dim, numbers)).collect());
+            let mut heads = Vec::new();
+            for grid in grids.by_ref().take(plane.shape.heads as usize) {
+                let (own, others) = synthesis.split_at(dim * dim);
+                let (shift, later) = shifts.split_at(dim);
+                (synthesis, shifts) = (others, later);
+                heads.push(Head::new(dim, own, shift, grid));
+            }
+            planes.push(heads);
         }
-        Ok(Box::new(Bound { heads }))
+        Ok(Box::new(Bound { heads: planes }))
     }
 
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
@@ -112,27 +126,65 @@ impl Transform for Klt {
     }
 }
 
+/// Refuses models whose matrices would be huge.
+fn check_dims(planes: &[Plane]) -> Result<()> {
+    match planes.iter().find(|plane| plane.shape.head_dim as usize > MAX_DIM) {
+        None => Ok(()),
+        Some(plane) => Err(Error::limit(format!(
+            "`{}` has heads of {} channels; `klt` takes up to {MAX_DIM}",
+            plane.name(),
+            plane.shape.head_dim
+        ))),
+    }
+}
+
 /// A head's matrices.
 #[derive(Debug)]
 struct Head {
-    synthesis: Array2<f32>,
-    /// Its inverse, which only encoders need; `None` if it has none.
+    dim: usize,
+    /// The rows of the integers.
+    numbers: Vec<i8>,
+    shifts: Vec<i8>,
+    grid: i8,
+    matrix: IntMatrix,
+    /// What coefficients are multiplied by to be integers.
+    scales: Vec<f32>,
+    /// The inverse, which only encoders need; `None` if it has none.
     analysis: OnceLock<Option<Array2<f32>>>,
 }
 
 impl Head {
-    fn new(dim: usize, numbers: &[f32]) -> Self {
-        let synthesis = Array2::from_shape_fn((dim, dim), |(row, col)| numbers[row * dim + col]);
-        Self { synthesis, analysis: OnceLock::new() }
+    fn new(dim: usize, numbers: &[i8], shifts: &[i8], grid: i8) -> Self {
+        let scales = shifts.iter().map(|shift| power(i32::from(grid) - i32::from(*shift)));
+        Self {
+            dim,
+            numbers: numbers.to_vec(),
+            shifts: shifts.to_vec(),
+            grid,
+            matrix: IntMatrix::new(dim, dim, numbers),
+            scales: scales.collect(),
+            analysis: OnceLock::new(),
+        }
     }
 
     fn analysis(&self) -> Result<&Array2<f32>> {
         let inverse = || {
-            let exact = matrix::inverse(&self.synthesis.mapv(f64::from))?;
+            let synthesis = Array2::from_shape_fn((self.dim, self.dim), |(row, col)| {
+                f64::from(self.numbers[row * self.dim + col]) * f64::from(power(-i32::from(self.shifts[row])))
+            });
+            let exact = numeric::inverse(&synthesis)?;
             Some(exact.mapv(|x| x as f32)).filter(|inverse| inverse.iter().all(|x| x.is_finite()))
         };
         let found = self.analysis.get_or_init(inverse).as_ref();
         found.ok_or_else(|| Error::profile("a matrix of `klt` that has no inverse"))
+    }
+
+    /// Whether integers can stand for a row of values and its coefficients.
+    fn holds(&self, x: impl Iterator<Item = f32>, y: impl Iterator<Item = f32>) -> bool {
+        let most = MOST as f32;
+        let unit = power(i32::from(self.grid));
+        x.fold(true, |all, x| all & ((x * unit).abs() <= most))
+            && y.zip(&self.scales).fold(true, |all, (y, scale)| all & ((y * scale).abs() < most))
     }
 }
 
@@ -143,36 +195,17 @@ struct Bound {
 }
 
 impl Bound {
-    fn apply<'a>(
-        &'a self,
-        tile: &TileCx<'_>,
-        x: &ArrayView2<'_, f32>,
-        mut out: ArrayViewMut2<'_, f32>,
-        matrix: impl Fn(&'a Head) -> Result<&'a Array2<f32>>,
-    ) -> Result<()> {
-        let heads = self.heads.get(tile.plane.index).ok_or_else(crate::unknown_plane)?;
-        check(x.dim(), tile.rows, tile.plane.channels())?;
-        check(out.dim(), tile.rows, tile.plane.channels())?;
-        for (number, head) in heads.iter().enumerate() {
-            let matrix = matrix(head).at(|| format!("{}, head {number}", tile.plane.name()))?;
-            let channels = number * matrix.nrows()..(number + 1) * matrix.nrows();
-            let from = x.slice(s![.., channels.clone()]);
-            let mut to = out.slice_mut(s![.., channels]);
-            for (from, mut to) in from.outer_iter().zip(to.outer_iter_mut()) {
-                match (from.as_slice(), matrix.as_slice(), to.as_slice_mut()) {
-                    (Some(from), Some(matrix), Some(to)) => multiply(from, matrix, to),
-                    _ => multiply_strided(from, matrix, to),
-                }
-            }
-        }
-        Ok(())
+    fn heads(&self, tile: &TileCx<'_>, x: (usize, usize), out: (usize, usize)) -> Result<&[Head]> {
+        check(x, tile.rows, tile.plane.channels())?;
+        check(out, tile.rows, tile.plane.channels())?;
+        self.heads.get(tile.plane.index).map(Vec::as_slice).ok_or_else(crate::unknown_plane)
     }
 }
 
 /// Channels whose sums are kept in registers.
 const STRIP: usize = 32;
 
-/// `out = x · matrix`. Sums begin with the first coefficient and are not contracted, so that all CPUs get the same.
+/// `out = x · matrix`. Sums begin with the first coefficient and are not contracted, so that all encoders get the same.
 /// (Libraries for products of matrices allocate at each call, or need not give the same everywhere.)
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn multiply(x: &[f32], matrix: &[f32], out: &mut [f32]) {
@@ -206,17 +239,21 @@ impl BoundTransform for Bound {
     }
 
     fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
-        // Where each plane's matrices begin, in numbers; then the numbers, two to a word.
+        // Where each plane's heads begin. Of a head: its grid, the shift of each row, and the numbers, four to a word.
         let mut data = vec![0; self.heads.len()];
-        let mut bits = Vec::new();
-        for (at, heads) in data.iter_mut().zip(&self.heads) {
-            *at = bits.len() as u32;
+        for (plane, heads) in self.heads.iter().enumerate() {
+            data[plane] = data.len() as u32;
             for head in heads {
-                bits.extend(head.synthesis.iter().map(|x| x.to_bits() >> 16));
+                data.push(i32::from(head.grid).cast_unsigned());
+                data.extend(head.shifts.iter().map(|shift| i32::from(*shift).cast_unsigned()));
+                let byte = |bytes: &[i8], i: usize| u32::from(bytes.get(i).map_or(0, |x| x.cast_unsigned()));
+                data.extend(
+                    head.numbers
+                        .chunks(4)
+                        .map(|four| (0..4).fold(0, |word, i| word | byte(four, i) << (8 * i))),
+                );
             }
         }
-        data.insert(0, 1 + data.len() as u32);
-        data.extend(bits.chunks(2).map(|pair| pair[0] | pair.get(1).unwrap_or(&0) << 16));
         Some(Kernel::new(include_str!("klt.wgsl"), data).with_rows(Rows::Matrix))
     }
 
@@ -226,18 +263,49 @@ impl BoundTransform for Bound {
         _: usize,
         x: ArrayView2<'_, f32>,
         _: &[ArrayView2<'_, f32>],
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        self.apply(tile, &x, out, Head::analysis)
+        for (number, head) in self.heads(tile, x.dim(), out.dim())?.iter().enumerate() {
+            let place = || format!("{}, head {number}", tile.plane.name());
+            let matrix = head.analysis().at(place)?;
+            let channels = number * head.dim..(number + 1) * head.dim;
+            let from = x.slice(s![.., channels.clone()]);
+            let mut to = out.slice_mut(s![.., channels]);
+            for (row, (from, mut to)) in from.outer_iter().zip(to.outer_iter_mut()).enumerate() {
+                match (from.as_slice(), matrix.as_slice(), to.as_slice_mut()) {
+                    (Some(from), Some(matrix), Some(to)) => multiply(from, matrix, to),
+                    _ => multiply_strided(from, matrix, to.view_mut()),
+                }
+                if !head.holds(from.iter().copied(), to.iter().copied()) {
+                    let why = "values thousands of times as large as those that the profile was calibrated on";
+                    return Err(Error::data(format!("token {}: {why}", tile.first + row)).at(place()));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn inverse(
         &self,
         tile: &TileCx<'_>,
         parts: &[ArrayView2<'_, f32>],
-        out: ArrayViewMut2<'_, f32>,
+        mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        self.apply(tile, crate::only(parts)?, out, |head| Ok(&head.synthesis))
+        let y = crate::only(parts)?;
+        for (number, head) in self.heads(tile, y.dim(), out.dim())?.iter().enumerate() {
+            let channels = number * head.dim..(number + 1) * head.dim;
+            let from = y.slice(s![.., channels.clone()]);
+            let mut to = out.slice_mut(s![.., channels]);
+            let unit = power(-i32::from(head.grid));
+            multiply_rows(&head.matrix, tile.rows, &[Columns { from, scales: &head.scales }], |row, sums| {
+                let mut to = to.row_mut(row);
+                match to.as_slice_mut() {
+                    Some(to) => from_grid(sums, unit, to),
+                    None => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = value(*sum, unit)),
+                }
+            });
+        }
+        Ok(())
     }
 }
 

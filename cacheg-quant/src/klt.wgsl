@@ -1,22 +1,41 @@
-// `klt`: data has where the matrices begin; where each plane's begin among them, in numbers; and their numbers, bfloat16, two to a word.
+// `klt`: data has where each plane's heads begin. Of a head: its grid, the shift of each row, and the numbers of its matrix, four to a
+// word, signed. All in integers modulo 2³², so that the order of the sums does not matter.
 
-fn $number(index: u32) -> f32 {
-    let pair = $data($data(0u) + index / 2u);
-    return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, (index & 1u) == 1u));
+fn $number(first: u32, index: u32) -> i32 {
+    let word = bitcast<i32>($data(first + index / 4u));
+    return extractBits(word, 8u * (index & 3u), 8u);
+}
+
+// Of a normal number.
+fn $power(exponent: i32) -> f32 {
+    return bitcast<f32>(u32(exponent + 127) << 23u);
+}
+
+// Words of a head of that many channels.
+fn $words(dim: u32) -> u32 {
+    return 1u + dim + (dim * dim + 3u) / 4u;
 }
 
 fn $rows(t: HeadRows, lane: u32) {
-    let matrix = $data(1u + t.plane) + t.head * t.dim * t.dim;
+    let head = $data(t.plane) + t.head * $words(t.dim);
+    let grid = bitcast<i32>($data(head));
     let count = t.rows * t.dim;
-    var sums: array<f32, 16>;
+    // Coefficients to integers, each in place, and as floats, which hold all that there are.
+    for (var i = lane; i < count; i += ROWS_LANES) {
+        let row = quotient(i, t.dim);
+        let shift = bitcast<i32>($data(head + 1u + i - row * t.dim));
+        row_values[i] = round(clamp(row_values[i] * $power(grid - shift), -1073741824.0, 1073741824.0));
+    }
+    workgroupBarrier();
+    var sums: array<i32, 16>;
     for (var turn = 0u; turn < 16u; turn++) {
         let i = lane + turn * ROWS_LANES;
         if i < count {
             let row = quotient(i, t.dim);
             let channel = i - row * t.dim;
-            var sum = 0.0;
+            var sum = 0i;
             for (var k = 0u; k < t.dim; k++) {
-                sum += row_values[row * t.dim + k] * $number(matrix + k * t.dim + channel);
+                sum += i32(row_values[row * t.dim + k]) * $number(head + 1u + t.dim, k * t.dim + channel);
             }
             sums[turn] = sum;
         }
@@ -26,7 +45,10 @@ fn $rows(t: HeadRows, lane: u32) {
     for (var turn = 0u; turn < 16u; turn++) {
         let i = lane + turn * ROWS_LANES;
         if i < count {
-            row_values[i] = sums[turn];
+            let x = sums[turn];
+            // A float holds 24 bits of an integer.
+            let kept = select(x & -256i, x, x >= -16777216i && x <= 16777216i);
+            row_values[i] = f32(kept) * $power(-grid);
         }
     }
 }

@@ -46,6 +46,9 @@ pub mod uniform;
 pub mod unrope;
 
 mod carried;
+mod integer;
+mod metric;
+mod numeric;
 mod rounding;
 mod rows;
 mod scale;

@@ -66,12 +66,12 @@ mod hadamard {
     }
 }
 
-/// Matrices of bfloat16, whose inverse is an `f32`'s.
+/// Coefficients become integers on a grid.
 mod klt {
     super::conformance! {
         transform: cacheg_quant::klt::PLUGIN,
         specs: ["klt"],
-        tolerance: 2e-5,
+        tolerance: 3e-3,
         allocations: true,
         golden: "tests/golden",
     }

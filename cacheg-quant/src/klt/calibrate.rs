@@ -5,14 +5,12 @@ use cacheg_core::{
 };
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, s};
 
-use super::{Metric, TENSOR, matrix};
-use crate::carried;
+use super::{Metric, check_dims};
+use crate::integer::{SHIFTS, to_bytes};
+use crate::metric::Roots;
+use crate::{carried, numeric};
 use crate::rounding::not_finite;
 use crate::rows::check;
-
-/// What is added of the identity to a sensitivity whose mean diagonal is 1: directions that seem to cost nothing do cost
-/// something.
-const SHRINK: f64 = 0.3;
 
 #[derive(Debug)]
 pub(super) struct KltCalibrator {
@@ -42,11 +40,11 @@ impl Calibrator for KltCalibrator {
         let heads = (0..plane.shape.heads as usize).map(|_| Moments::new(dim)).collect();
         let metrics =
             self.metrics.as_ref().map(|metrics| metrics.get(plane.index).cloned().unwrap_or_default());
-        Box::new(Sums { rows: 0, heads, metrics, source: self.source, name: plane.name() })
+        Box::new(Sums { rows: 0, heads, metrics, source: self.source, plane: plane.clone() })
     }
 
     fn finish(&self, planes: Vec<StageData>) -> Result<StageData> {
-        carried::join(TENSOR, &planes)
+        carried::join_bytes(&["synthesis", "shift", "grid"], &planes)
     }
 }
 
@@ -82,7 +80,7 @@ struct Sums {
     heads: Vec<Moments>,
     metrics: Option<Vec<Array2<f64>>>,
     source: Source,
-    name: String,
+    plane: Plane,
 }
 
 impl Accumulator for Sums {
@@ -104,7 +102,8 @@ impl Accumulator for Sums {
         if self.rows == 0 && self.source == Source::Profile {
             return Err(Error::data("no tokens to take covariances of"));
         }
-        let mut bits = Vec::new();
+        check_dims(std::slice::from_ref(&self.plane))?;
+        let (mut numbers, mut shifts, mut grids) = (Vec::new(), Vec::new(), Vec::new());
         for (number, head) in self.heads.iter().enumerate() {
             let covariance = head.covariance(self.rows.max(1) as f64);
             if covariance.iter().any(|x| !x.is_finite()) {
@@ -114,40 +113,41 @@ impl Accumulator for Sums {
                 None => None,
                 Some(metrics) => Some(metrics.get(number).ok_or_else(needs_statistics)?),
             };
-            let synthesis = synthesis(&covariance, metric).at(|| format!("{}, head {number}", self.name))?;
-            bits.extend(synthesis.iter().map(|x| carried::bf16(*x)));
+            let (synthesis, variance) =
+                synthesis(&covariance, metric).at(|| format!("{}, head {number}", self.plane.name()))?;
+            let first = shifts.len();
+            shifts.extend(synthesis.outer_iter().map(|row| to_bytes(row.iter().copied(), &mut numbers)));
+            grids.push(grid(&shifts[first..], variance));
         }
         let mut data = StageData::new();
-        data.put_u16(TENSOR, &[bits.len()], &bits);
+        carried::put_signed(&mut data, "synthesis", &numbers);
+        carried::put_signed(&mut data, "shift", &shifts);
+        carried::put_signed(&mut data, "grid", &grids);
         Ok(data)
     }
+}
+
+/// The grid of a head: fine enough that every coefficient is rounded by 1/4,096 of the largest's standard deviation, at most.
+fn grid(shifts: &[i8], variance: f64) -> i8 {
+    let finest = f64::from(shifts.iter().copied().max().unwrap_or(0));
+    let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
+    (finest + 12.0 - deviation.log2().floor()).clamp(-f64::from(SHIFTS), f64::from(SHIFTS)) as i8
 }
 
 fn needs_statistics() -> Error {
     Error::profile("`metric=sensitivity` needs a profile that is made with statistics (`--statistics`)")
 }
 
-/// The rows that coefficients are coefficients of.
-fn synthesis(covariance: &Array2<f64>, metric: Option<&Array2<f64>>) -> Result<Array2<f64>> {
-    let Some(metric) = metric else { return Ok(signed(matrix::eigen(covariance).1.reversed_axes())) };
-    let n = metric.nrows();
-    let mean = metric.diag().mean().unwrap_or(0.0);
-    if !mean.is_finite() || mean < 0.0 || metric.iter().any(|x| !x.is_finite()) {
-        return Err(Error::data("statistics whose sensitivities are not numbers, or negative"));
-    }
-    // Of what costs nothing all directions are alike.
-    let normal = if mean > 0.0 { metric / mean } else { Array2::eye(n) };
-    let (values, vectors) = matrix::eigen(&((normal + SHRINK * Array2::<f64>::eye(n)) / (1.0 + SHRINK)));
-    if values.iter().any(|value| *value <= 0.0) {
-        return Err(Error::data("statistics whose sensitivity is not positive definite"));
-    }
-    let power = |of: fn(f64) -> f64| {
-        let scaled = &vectors * &values.mapv(of).view().insert_axis(ndarray::Axis(0));
-        scaled.dot(&vectors.t())
+/// The rows that coefficients are coefficients of, and the largest variance of a coefficient.
+fn synthesis(covariance: &Array2<f64>, metric: Option<&Array2<f64>>) -> Result<(Array2<f64>, f64)> {
+    let largest = |values: &Array1<f64>| values.first().copied().unwrap_or(0.0);
+    let Some(metric) = metric else {
+        let (values, basis) = numeric::eigen(covariance);
+        return Ok((signed(basis.reversed_axes()), largest(&values)));
     };
-    let root = power(f64::sqrt);
-    let (_, basis) = matrix::eigen(&root.dot(covariance).dot(&root));
-    Ok(signed(basis.reversed_axes()).dot(&power(|value| 1.0 / value.sqrt())))
+    let Roots { root, inverse } = Roots::new(metric)?;
+    let (values, basis) = numeric::eigen(&root.dot(covariance).dot(&root));
+    Ok((signed(basis.reversed_axes()).dot(&inverse), largest(&values)))
 }
 
 /// Every row with its largest number positive: eigenvectors have no sign of their own, and profiles should not have any

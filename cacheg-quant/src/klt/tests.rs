@@ -42,8 +42,8 @@ fn coefficients_are_uncorrelated_and_sorted() {
             let covariance = y.t().dot(&y) / 500.0;
             let own: Vec<f64> = covariance.diag().to_vec();
             for ((i, j), value) in covariance.indexed_iter().filter(|((i, j), _)| i != j) {
-                // But for what bfloat16 lets through of the first.
-                let bound = 0.02 * (own[i] * own[j]).sqrt() + own[0] / 512.0;
+                // But for what 8 bits let through of the first.
+                let bound = 0.02 * (own[i] * own[j]).sqrt() + own[0] / 256.0;
                 assert!(value.abs() < bound, "{i} {j}: {value}, {bound}");
             }
             assert!(own.windows(2).all(|pair| pair[0] > 0.95 * pair[1]), "{own:?}");
@@ -52,7 +52,7 @@ fn coefficients_are_uncorrelated_and_sorted() {
     });
     // Nearly all of it in one coefficient.
     assert!(variances.iter().all(|own| own[0] > 20.0 * own[1]), "{variances:?}");
-    assert!((&x - &y).iter().all(|error| error.abs() < 1e-5));
+    assert!((&x - &y).iter().all(|error| error.abs() < 5e-3));
 }
 
 #[test]
@@ -103,7 +103,15 @@ fn channels_that_never_change() {
     let data = calibrated("klt", &planes, None, &x).unwrap();
     let bound = bind_transform("klt", &planes, Some(&data));
     let y = round_trip_transform(&*bound, &planes[0], 0, &x, |_, _| {});
-    assert!((&x - &y).iter().all(|error| error.abs() < 1e-4));
+    assert!((&x - &y).iter().all(|error| error.abs() < 5e-3));
+}
+
+fn data(synthesis: &[i8], shift: &[i8], grid: &[i8]) -> StageData {
+    let mut data = StageData::new();
+    carried::put_signed(&mut data, "synthesis", synthesis);
+    carried::put_signed(&mut data, "shift", shift);
+    carried::put_signed(&mut data, "grid", grid);
+    data
 }
 
 #[test]
@@ -113,23 +121,45 @@ fn bad_data_is_refused() {
     let kind = |data: Option<&StageData>, source| {
         stage.bind(&BindCx::new(&planes, &[], data, source)).err().unwrap().kind()
     };
-    let mut data = StageData::new();
     assert_eq!(kind(None, Source::Profile), ErrorKind::Profile);
-    assert_eq!(kind(Some(&data), Source::Chunk), ErrorKind::Corrupt);
-    data.put_u16("synthesis", &[7], &[0; 7]);
-    assert_eq!(kind(Some(&data), Source::Profile), ErrorKind::Profile);
-    data.put_u16("synthesis", &[8], &[0, 0, 0, 0, 0, 0, 0, 0x7f80]);
-    assert_eq!(kind(Some(&data), Source::Chunk), ErrorKind::Corrupt);
+    assert_eq!(kind(Some(&StageData::new()), Source::Chunk), ErrorKind::Corrupt);
+    assert_eq!(kind(Some(&data(&[1; 7], &[0; 4], &[0; 2])), Source::Profile), ErrorKind::Profile);
+    assert_eq!(kind(Some(&data(&[1; 8], &[0; 3], &[0; 2])), Source::Chunk), ErrorKind::Corrupt);
+    assert_eq!(kind(Some(&data(&[1; 8], &[0, 0, 0, 61], &[0; 2])), Source::Chunk), ErrorKind::Corrupt);
+    assert_eq!(kind(Some(&data(&[1; 8], &[0; 4], &[0, -61])), Source::Chunk), ErrorKind::Corrupt);
+    assert_eq!(kind(Some(&data(&[-128; 8], &[0; 4], &[0; 2])), Source::Chunk), ErrorKind::Corrupt);
     // A matrix without an inverse decodes, but cannot encode.
-    let mut data = StageData::new();
-    data.put_u16("synthesis", &[8], &[0x3f80; 8]);
-    let bound = bind_transform("klt", &planes, Some(&data));
+    let bound = bind_transform("klt", &planes, Some(&data(&[64; 8], &[6; 4], &[10; 2])));
     let (tile, x) = (TileCx::new(&planes[0], 0, 1, 0), Array2::ones((1, 2)));
     let mut out = Array2::zeros((1, 2));
     bound.inverse(&tile, &[x.view()], out.view_mut()).unwrap();
     assert_eq!(out, Array2::from_elem((1, 2), 2.0));
     let error = bound.forward(&tile, 0, x.view(), &[], out.view_mut()).unwrap_err();
     assert!(error.to_string().contains("no inverse"), "{error}");
+    // Heads without end.
+    let wide = crate::testing::planes(1, 1, 1_025);
+    let error = stage.bind(&BindCx::new(&wide, &[], None, Source::Chunk)).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    assert!(error.to_string().contains("1024"), "{error}");
+}
+
+/// Large ones need more than 16 bits; what no integer holds is refused, and no profile's numbers panic.
+#[test]
+fn outliers() {
+    let planes = planes(1, 1, 8);
+    let x = mixed(200, 8);
+    let data = calibrated("klt", &planes, None, &x).unwrap();
+    let bound = bind_transform("klt", &planes, Some(&data));
+    let mut large = x.clone();
+    large[[7, 3]] = 1_000.0;
+    let y = round_trip_transform(&*bound, &planes[0], 0, &large, |_, _| {});
+    assert!((&large - &y).iter().all(|error| error.abs() < 1e-2));
+    large[[7, 3]] = 1e9;
+    let (tile, mut out) = (TileCx::new(&planes[0], 100, 200, 0), Array2::zeros(x.dim()));
+    let error = bound.forward(&tile, 0, large.view(), &[], out.view_mut()).unwrap_err();
+    assert!(error.to_string().contains("token 107"), "{error}");
+    large.fill(f32::MAX);
+    bound.inverse(&tile, &[large.view()], out.view_mut()).unwrap();
 }
 
 /// Slices and other views, strips and what is left of them.
