@@ -4,29 +4,33 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::front::{Front, FrontScratch};
+use crate::front::{Front, FrontScratch, PREDICTED_ROWS};
 use crate::kept::Kept;
 use crate::plan::Wanted;
 use crate::select::Selector;
 use crate::spec::StageSpec;
 use crate::tile::{Layout, SymbolScratch};
 use crate::{
-    Accumulator, BindCx, Calibrator, Error, ExactTokens, Geometry, KvView, Pipeline, Plan, Plane, Profile,
-    Progress, Result, ResultExt, Seen, Source, StageData, Statistics, TileCx,
+    Accumulator, BindCx, Calibrator, Error, ExactTokens, Geometry, KvCache, KvView, Pipeline, Plan, Plane,
+    Profile, Progress, Result, ResultExt, Seen, Source, StageData, Statistics, TileCx,
 };
 
 /// A run of tokens, as it would be encoded.
+#[derive(Clone)]
 struct ToSee<'a, 'v> {
     view: &'a KvView<'v>,
     range: Range<usize>,
     /// Which of them, if the pipeline drops some.
     kept: Option<Kept>,
+    /// What planes are predicted from: the same tokens as a decoder would have them, or the view again.
+    decoded: &'a KvView<'v>,
 }
 
 /// Calibrates one profile for several pipelines, on contexts that are cut into chunks of `chunk_tokens`.
 ///
-/// Each stage that needs data is shown all contexts once, without tokens that are dropped or stored exactly; memory does
-/// not grow with their number, but for 4 bytes for each token and head where some are dropped. Tokens are counted on
+/// Each stage that needs data is shown all contexts once, without tokens that are dropped or stored exactly (three times where
+/// planes are predicted from others, the later times with reconstructions of these); memory does not grow with their number,
+/// but for 4 bytes for each token and head where some are dropped, and for all reconstructions of a pipeline. Tokens are counted on
 /// `progress`, once for each pass.
 ///
 /// # Errors
@@ -79,21 +83,49 @@ pub fn calibrate_with(
             let number = || contexts.iter().position(|context| std::ptr::eq(context, *view)).unwrap_or(0) + 1;
             let kept = selector.as_ref().map(|selector| selector.choose(view, range));
             let kept = kept.transpose().at(|| format!("KV cache {}", number()))?;
-            seen.push(ToSee { view, range: exact.rows(view, range).inner(range), kept });
+            seen.push(ToSee { view, range: exact.rows(view, range).inner(range), kept, decoded: view });
         }
-        let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
-            let stages = &pipeline.specs()[..=stage];
-            if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
-                return Ok(data.clone());
-            }
-            let data = gather(wanted, &cx.with_statistics(statistics), front, &seen, progress)?;
-            sections.push((stages.to_vec(), data.clone()));
-            Ok(data)
+        let known = sections.len();
+        let round = |seen: &[ToSee<'_, '_>], sections: &mut Vec<(Vec<StageSpec>, StageData)>| {
+            let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
+                let stages = &pipeline.specs()[..=stage];
+                if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
+                    return Ok(data.clone());
+                }
+                let data = gather(wanted, &cx.with_statistics(statistics), front, seen, progress)?;
+                sections.push((stages.to_vec(), data.clone()));
+                Ok(data)
+            };
+            Plan::bind_with(pipeline, geometry, Source::Profile, &mut supply)
         };
-        Plan::bind_with(pipeline, geometry, Source::Profile, &mut supply)?;
+        let mut plan = round(&seen, &mut sections)?;
+        // What planes are predicted from are reconstructions: of a codec that was calibrated without any at first.
+        for _ in 0..if plan.front.predicts() { ROUNDS } else { 0 } {
+            let decoded = seen.iter().map(|chunk| decoded(&plan, chunk)).collect::<Result<Vec<_>>>()?;
+            let views: Vec<KvView<'_>> = decoded.iter().map(KvCache::view).collect();
+            let again: Vec<ToSee<'_, '_>> =
+                seen.iter().zip(&views).map(|(chunk, decoded)| ToSee { decoded, ..chunk.clone() }).collect();
+            sections.truncate(known);
+            plan = round(&again, &mut sections)?;
+        }
     }
     let hash = statistics.and_then(Statistics::hash);
     Profile::new(geometry.clone(), sections, contexts.len() as u64, tokens, hash)
+}
+
+/// How often a pipeline that predicts planes from reconstructions is calibrated on its own.
+const ROUNDS: usize = 2;
+
+/// What a decoder would make of a chunk: all tokens up to its end, those before it being zeros.
+fn decoded(plan: &Plan, chunk: &ToSee<'_, '_>) -> Result<KvCache> {
+    let ToSee { view, range, .. } = chunk;
+    let mut cache = KvCache::zeros(plan.geometry(), range.end, view.first_position());
+    let layout = plan.layout(range.len());
+    let tiles = crate::chunk::encode_tiles(plan, view, range, &layout, &|_| ())?;
+    let bytes = |index: usize| Ok(&tiles[index].1[..tiles[index].0 as usize]);
+    let position = view.first_position() + range.start as u64;
+    plan.decode_predicted(&layout, bytes, position, cache.view_mut().planes_mut(), range.start, &|_| ())?;
+    Ok(cache)
 }
 
 /// Binds a pipeline to one chunk, with data gathered from the chunk itself, which is going to carry it.
@@ -103,7 +135,7 @@ pub(crate) fn bind_to_chunk(
     view: &KvView<'_>,
     range: Range<usize>,
 ) -> Result<Plan> {
-    let chunks = [ToSee { view, range, kept: None }];
+    let chunks = [ToSee { view, range, kept: None, decoded: view }];
     let mut carried = vec![Vec::new(); pipeline.specs().len()];
     let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
         let data = gather(wanted, cx, front, &chunks, &|_| ())?;
@@ -151,36 +183,42 @@ fn observe_plane(
     scratch: &mut SymbolScratch,
 ) -> Result<StageData> {
     let mut accumulator: Box<dyn Accumulator> = calibrator.accumulator(plane);
+    let wanted = calibrator.references(plane);
     let mut gathered = Vec::new();
-    for ToSee { view, range, kept } in chunks {
+    for ToSee { view, range, kept, decoded } in chunks {
         let Some(kept) = kept else {
-            observe_rows(&mut *accumulator, plane, front, view, range, symbols, scratch)?;
+            observe_rows(&mut *accumulator, plane, front, [view, decoded], range, symbols, &wanted, scratch)?;
             continue;
         };
         let row = plane.channels() * plane.shape.dtype.size();
         gathered.resize(kept.tokens() * row, 0);
         view.gather(plane.index, range.start, kept.of_layer(plane.layer as usize), &mut gathered);
         let rows = view.of_one_plane(plane.index, range.start, kept.tokens(), &gathered);
-        observe_rows(&mut *accumulator, plane, front, &rows, &(0..kept.tokens()), symbols, scratch)?;
+        let range = 0..kept.tokens();
+        observe_rows(&mut *accumulator, plane, front, [&rows, &rows], &range, symbols, &wanted, scratch)?;
     }
     accumulator.finish()
 }
 
 /// Shows some rows of a plane, tile by tile.
+#[expect(clippy::too_many_arguments, reason = "who sees what, where")]
 fn observe_rows(
     accumulator: &mut dyn Accumulator,
     plane: &Plane,
     front: &Front,
-    view: &KvView<'_>,
+    [view, decoded]: [&KvView<'_>; 2],
     range: &Range<usize>,
     symbols: bool,
+    wanted: &[usize],
     scratch: &mut SymbolScratch,
 ) -> Result<()> {
-    let layout = Layout::choose(front.planes(), front.row_multiple(), range.len());
-    for first in (0..range.len()).step_by(layout.rows) {
-        let rows = layout.rows.min(range.len() - first);
+    let layout = Layout::choose(front, range.len());
+    let step = if front.predicts() { PREDICTED_ROWS } else { layout.rows };
+    for first in (0..range.len()).step_by(step) {
+        let rows = step.min(range.len() - first);
         let token = range.start + first;
         let cx = TileCx::new(plane, first, rows, view.first_position() + token as u64);
+        front.keep_references(decoded, &cx, token, wanted, &mut scratch.front)?;
         if symbols {
             Plan::observe_symbols(front, view, &cx, token, scratch, &mut |part, symbol_plane, symbols| {
                 accumulator.observe(&cx, part, Seen::Symbols(symbol_plane, symbols))
@@ -188,8 +226,8 @@ fn observe_rows(
         } else {
             let scratch: &mut FrontScratch = &mut scratch.front;
             front.reserve_rows(plane, rows, scratch);
-            front.observe_values(view, &cx, token, scratch, &mut |part, values| {
-                accumulator.observe(&cx, part, Seen::Values(values))
+            front.observe_values(view, &cx, token, wanted, scratch, &mut |part, seen| {
+                accumulator.observe(&cx, part, seen)
             })?;
         }
     }

@@ -22,6 +22,7 @@ use crate::{
     BindCx, Error, ExactTokens, Geometry, KvViewMut, Limits, OpenTile, Pipeline, Plan, PlaneViewMut, Profile,
     Registry, Result, Source,
 };
+pub(crate) use encode::encode_tiles;
 pub use encode::{EncodedChunk, Encoder};
 
 const MAGIC: [u8; 4] = *b"CGKC";
@@ -396,6 +397,10 @@ impl<'a> Chunk<'a> {
     ) -> Result<()> {
         let begin = groups.start;
         let (row, position) = (row + self.exact.first, self.position() + self.exact.first as u64);
+        if plan.front.predicts() {
+            let bytes = |index| self.tile_bytes(index);
+            return plan.decode_predicted(&self.layout, bytes, position, planes, row, progress);
+        }
         let elements = plan.elements(self.layout.tokens);
         // Threads own whole planes: enough of them that their tiles make up whole batches.
         let bytes = self.layout.tokens as u64 * self.geometry().bytes_per_token();

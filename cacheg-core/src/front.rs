@@ -6,13 +6,25 @@ use ndarray::ArrayView2;
 
 use crate::aligned::Aligned;
 use crate::kv::{describe, first_non_finite, matrix, matrix_mut};
+use crate::stage::MAX_REFERENCES;
 use crate::{
     Alphabet, BindCx, BoundQuantizer, BoundTransform, Error, Escapes, Geometry, KvView, Part, PartCx, Plane,
-    Result, Role, Source, StageData, TileCx,
+    Result, Role, Seen, Source, StageData, TileCx,
 };
 
 /// Values of a piece, 16 KiB of `f32`, unless a group of rows has more.
 const PIECE_VALUES: usize = 1 << 12;
+
+/// Values that a tile should have: enough that a stream's 128 bytes of final states do not count, few enough
+/// that its scratch stays in a core's L2 cache.
+const TARGET_VALUES: usize = 1 << 17;
+
+/// The same where planes are predicted from others: few bits are left of a value, so that the 128 bytes weigh more.
+const PREDICTED_VALUES: usize = 1 << 18;
+
+/// Rows that are taken through all planes at a time, if planes are predicted from others: a row of numbers of a matrix is then
+/// loaded for many.
+pub(crate) const PREDICTED_ROWS: usize = 32;
 
 /// Most parts of one plane.
 pub(crate) const MAX_PARTS: usize = 4;
@@ -27,6 +39,8 @@ pub(crate) struct Front {
     row_multiple: usize,
     /// Whether tiles are done in pieces.
     pieces: bool,
+    /// The transform that predicts planes from others, by index.
+    predictor: Option<usize>,
     /// Whether rows are consecutive tokens.
     consecutive: bool,
 }
@@ -42,6 +56,8 @@ pub(crate) struct FrontScratch {
     /// A row with one escape.
     row: Vec<u8>,
     escapes: Escapes,
+    /// If planes are predicted from others: the same rows of every plane, as the predicting transform has given them back.
+    kept: Vec<Aligned<f32>>,
 }
 
 impl Front {
@@ -54,6 +70,7 @@ impl Front {
             quantizer: None,
             row_multiple: 1,
             pieces: false,
+            predictor: None,
             consecutive,
         }
     }
@@ -83,8 +100,26 @@ impl Front {
 
     pub(crate) fn push_transform(&mut self, transform: Box<dyn BoundTransform>) -> Result<()> {
         self.align(transform.row_multiple())?;
+        let mut predicts = false;
+        for plane in &self.planes {
+            let references = transform.references(plane);
+            predicts |= !references.is_empty();
+            if references.len() > MAX_REFERENCES || references.iter().any(|other| *other >= plane.index) {
+                return Err(
+                    Error::setting("a plane can be predicted from a few planes before it").at(plane.name())
+                );
+            }
+        }
+        if predicts && self.predictor.replace(self.transforms.len()).is_some() {
+            return Err(Error::setting("a second transform that predicts planes from others"));
+        }
         self.transforms.push(transform);
         Ok(())
+    }
+
+    /// Whether planes are predicted from others: then they are decoded in their order.
+    pub(crate) fn predicts(&self) -> bool {
+        self.predictor.is_some()
     }
 
     /// All transforms are there: asks the last one for the parts.
@@ -129,6 +164,13 @@ impl Front {
             && same_rows
             && self.transforms.iter().all(|transform| transform.independent_rows())
             && self.parts.iter().all(in_order);
+        let one = |parts: &Vec<Part>| parts.len() == 1 && parts[0].alphabets.len() == 1;
+        let simple = self.pieces && self.parts.iter().all(one) && self.row_multiple == 1;
+        if self.predicts() && !simple {
+            return Err(Error::setting(
+                "a pipeline that predicts planes from others codes row by row, in one part",
+            ));
+        }
         self.quantizer = Some(quantizer);
         Ok(())
     }
@@ -249,9 +291,16 @@ impl Front {
         })
     }
 
+    /// Values that a tile should have.
+    pub(crate) fn tile_values(&self) -> usize {
+        if self.predicts() { PREDICTED_VALUES } else { TARGET_VALUES }
+    }
+
     /// Tokens of a piece: what is taken through all stages at a time, of a tile of that many rows.
     pub(crate) fn piece(&self, plane: &Plane, rows: usize) -> usize {
-        if self.pieces {
+        if self.predicts() {
+            PREDICTED_ROWS.min(rows)
+        } else if self.pieces {
             (PIECE_VALUES / plane.channels()).max(1).next_multiple_of(self.row_multiple).min(rows)
         } else {
             rows
@@ -267,6 +316,12 @@ impl Front {
 
     /// Makes room for that many rows of a plane at a time.
     pub(crate) fn reserve_rows(&self, plane: &Plane, rows: usize, scratch: &mut FrontScratch) {
+        if self.predicts() {
+            scratch.kept.resize_with(self.planes.len(), Aligned::default);
+            for plane in &self.planes {
+                scratch.kept[plane.index].grow(rows * plane.channels());
+            }
+        }
         scratch.x.grow(rows * plane.channels());
         scratch.y.grow(rows * plane.channels());
         for (cx, alphabets) in self.part_cxs(&TileCx::new(plane, 0, rows, 0)) {
@@ -300,11 +355,64 @@ impl Front {
     fn transform(&self, tile: &TileCx<'_>, count: usize, scratch: &mut FrontScratch) -> Result<()> {
         let (rows, cols) = (tile.rows, tile.plane.channels());
         let len = rows * cols;
-        for transform in &self.transforms[..count] {
+        for (index, transform) in self.transforms[..count].iter().enumerate() {
             let (x, y) =
                 (matrix(&scratch.x[..len], rows, cols), matrix_mut(&mut scratch.y[..len], rows, cols));
-            transform.forward(tile, 0, x, &[], y)?;
+            let mut views = [EMPTY; MAX_VIEWS];
+            let count = self.reference_views(index, tile, &scratch.kept, &mut views);
+            transform.forward(tile, 0, x, &unwrapped(views)[..count], y)?;
             std::mem::swap(&mut scratch.x, &mut scratch.y);
+        }
+        Ok(())
+    }
+
+    /// The rows that a transform is given beside its own plane's, and how many.
+    fn reference_views<'k>(
+        &self,
+        transform: usize,
+        tile: &TileCx<'_>,
+        kept: &'k [Aligned<f32>],
+        views: &mut [Option<ArrayView2<'k, f32>>],
+    ) -> usize {
+        if self.predictor != Some(transform) {
+            return 0;
+        }
+        let references = self.transforms[transform].references(tile.plane);
+        for (view, other) in views.iter_mut().zip(references) {
+            let cols = self.planes[*other].channels();
+            *view = Some(matrix(&kept[*other][..tile.rows * cols], tile.rows, cols));
+        }
+        references.len()
+    }
+
+    /// Keeps rows of the planes that a plane is predicted from, as they would be without the stages behind the prediction:
+    /// for calibration. `wanted` says which, where the transform that predicts is not there yet.
+    pub(crate) fn keep_references(
+        &self,
+        view: &KvView<'_>,
+        tile: &TileCx<'_>,
+        token: usize,
+        wanted: &[usize],
+        scratch: &mut FrontScratch,
+    ) -> Result<()> {
+        let (count, wanted) = match self.predictor {
+            Some(predictor) => (predictor, self.transforms[predictor].references(tile.plane)),
+            None => (self.transforms.len(), wanted),
+        };
+        scratch.kept.resize_with(self.planes.len(), Aligned::default);
+        for other in wanted {
+            let other = &self.planes[*other];
+            let len = tile.rows * other.channels();
+            self.reserve_rows(other, tile.rows, scratch);
+            scratch.kept[other.index].grow(len);
+            self.load(
+                view,
+                &TileCx::new(other, tile.first, tile.rows, tile.position),
+                token,
+                count,
+                scratch,
+            )?;
+            scratch.kept[other.index][..len].copy_from_slice(&scratch.x[..len]);
         }
         Ok(())
     }
@@ -316,21 +424,28 @@ impl Front {
         view: &KvView<'_>,
         tile: &TileCx<'_>,
         token: usize,
+        wanted: &[usize],
         scratch: &mut FrontScratch,
-        see: &mut dyn FnMut(&PartCx, ArrayView2<'_, f32>) -> Result<()>,
+        see: &mut dyn FnMut(&PartCx, Seen<'_>) -> Result<()>,
     ) -> Result<()> {
         let (rows, cols) = (tile.rows, tile.plane.channels());
         if self.parts.is_empty() {
             self.load(view, tile, token, self.transforms.len(), scratch)?;
-            return see(
-                &PartCx::new(0, Role::Whole, rows, cols),
-                matrix(&scratch.x[..rows * cols], rows, cols),
-            );
+            let (part, x) =
+                (PartCx::new(0, Role::Whole, rows, cols), matrix(&scratch.x[..rows * cols], rows, cols));
+            if wanted.is_empty() {
+                return see(&part, Seen::Values(x));
+            }
+            let of = |other: &usize| {
+                let cols = self.planes[*other].channels();
+                matrix(&scratch.kept[*other][..rows * cols], rows, cols)
+            };
+            return see(&part, Seen::Predicted(x, &wanted.iter().map(of).collect::<Vec<_>>()));
         }
         self.load(view, tile, token, self.transforms.len().saturating_sub(1), scratch)?;
         for (cx, _) in self.part_cxs(tile) {
             self.forward_part(tile, &cx, scratch)?;
-            see(&cx, matrix(&scratch.parts[cx.index][..cx.rows * cx.cols], cx.rows, cx.cols))?;
+            see(&cx, Seen::Values(matrix(&scratch.parts[cx.index][..cx.rows * cx.cols], cx.rows, cx.cols)))?;
         }
         Ok(())
     }
@@ -347,11 +462,13 @@ impl Front {
                 Ok(())
             }
             Some(last) => {
-                let mut views = [EMPTY; MAX_PARTS];
+                let mut views = [EMPTY; MAX_VIEWS];
                 for (view, (part, buffer)) in views.iter_mut().zip(self.part_cxs(tile).zip(&*done)) {
                     *view = Some(matrix(&buffer[..part.0.rows * part.0.cols], part.0.rows, part.0.cols));
                 }
-                last.forward(tile, cx.index, x, &unwrapped(views)[..cx.index], out)
+                let (index, more) = (self.transforms.len() - 1, &mut views[cx.index..]);
+                let count = cx.index + self.reference_views(index, tile, &scratch.kept, more);
+                last.forward(tile, cx.index, x, &unwrapped(views)[..count], out)
             }
         }
     }
@@ -395,6 +512,7 @@ impl Front {
                 check_range(tile.plane, &scratch.parts[cx.index][..values])?;
             }
             let own = place.take(self, quantizer, tile.plane, &whole, &cx, before, alphabets.len());
+            let side_place = own.side.clone();
             let side = &mut out.side[own.side];
             let apart = own.first.len() != own.all;
             let symbols =
@@ -413,6 +531,14 @@ impl Front {
                     let at = own.first.start + plane * whole.rows * whole.cols;
                     out.symbols[at..at + values].copy_from_slice(from);
                 }
+            }
+            if let Some(predictor) = self.predictor {
+                // What the decoder will have, for the planes that are predicted from it.
+                let mut reader = out.escapes.reader_from(escapes_from, base);
+                let seen = matrix_mut(&mut scratch.parts[0][..values], cx.rows, cx.cols);
+                let symbols = &out.symbols[own.first.clone()];
+                quantizer.dequantize(piece, &cx, symbols, &out.side[side_place], &mut reader, seen)?;
+                self.undo(piece, predictor, scratch)?;
             }
         }
         Ok(())
@@ -466,22 +592,44 @@ impl Front {
             quantizer.dequantize(piece, &cx, symbols, &from.side[own.side], &mut reader, out)?;
             reader.finish()?;
         }
-        let Some((last, others)) = self.transforms.split_last() else {
-            return Ok(&scratch.parts[0][..len]);
-        };
-        let count = self.parts[tile.plane.index].len();
-        let mut views = [EMPTY; MAX_PARTS];
+        self.undo(piece, 0, scratch)?;
+        Ok(if self.transforms.is_empty() { &scratch.parts[0][..len] } else { &scratch.x[..len] })
+    }
+
+    /// Undoes the transforms from the last to that of index `until`, from `scratch.parts` to `scratch.x`, and keeps what the
+    /// predicting one makes.
+    fn undo(&self, piece: &TileCx<'_>, until: usize, scratch: &mut FrontScratch) -> Result<()> {
+        let Some((last, _)) = self.transforms.split_last() else { return Ok(()) };
+        let (rows, cols) = (piece.rows, piece.plane.channels());
+        let len = rows * cols;
+        let mut views = [EMPTY; MAX_VIEWS];
+        let count = self.parts[piece.plane.index].len();
         for (view, (cx, _)) in views.iter_mut().zip(self.part_cxs(piece)) {
             *view = Some(matrix(&scratch.parts[cx.index][..cx.rows * cx.cols], cx.rows, cx.cols));
         }
+        let index = self.transforms.len() - 1;
+        let count = count + self.reference_views(index, piece, &scratch.kept, &mut views[count..]);
         last.inverse(piece, &unwrapped(views)[..count], matrix_mut(&mut scratch.x[..len], rows, cols))?;
-        for transform in others.iter().rev() {
+        self.keep(index, piece, scratch);
+        for (index, transform) in self.transforms[..index].iter().enumerate().skip(until).rev() {
             let (x, y) =
                 (matrix(&scratch.x[..len], rows, cols), matrix_mut(&mut scratch.y[..len], rows, cols));
-            transform.inverse(piece, &[x], y)?;
+            let mut views = [EMPTY; MAX_VIEWS];
+            views[0] = Some(x);
+            let count = 1 + self.reference_views(index, piece, &scratch.kept, &mut views[1..]);
+            transform.inverse(piece, &unwrapped(views)[..count], y)?;
             std::mem::swap(&mut scratch.x, &mut scratch.y);
+            self.keep(index, piece, scratch);
         }
-        Ok(&scratch.x[..len])
+        Ok(())
+    }
+
+    /// Keeps `scratch.x` for the planes that are predicted from it, if the transform that has made it is the one that does.
+    fn keep(&self, transform: usize, piece: &TileCx<'_>, scratch: &mut FrontScratch) {
+        if self.predictor == Some(transform) {
+            let len = piece.rows * piece.plane.channels();
+            scratch.kept[piece.plane.index][..len].copy_from_slice(&scratch.x[..len]);
+        }
     }
 
     /// A tile's pieces; the tile itself if it cannot be cut.
@@ -568,9 +716,12 @@ pub(crate) struct Coded<'a> {
     pub(crate) escapes: &'a Escapes,
 }
 
+/// Most matrices that a transform is given.
+const MAX_VIEWS: usize = MAX_PARTS + MAX_REFERENCES;
+
 const EMPTY: Option<ArrayView2<'static, f32>> = None;
 
-fn unwrapped<'a>(views: [Option<ArrayView2<'a, f32>>; MAX_PARTS]) -> [ArrayView2<'a, f32>; MAX_PARTS] {
+fn unwrapped<'a>(views: [Option<ArrayView2<'a, f32>>; MAX_VIEWS]) -> [ArrayView2<'a, f32>; MAX_VIEWS] {
     views.map(|view| view.unwrap_or_else(|| matrix(&[], 0, 0)))
 }
 

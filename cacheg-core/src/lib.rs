@@ -26,6 +26,7 @@ mod kv_file;
 mod limits;
 mod pipeline;
 mod plan;
+mod predicted;
 mod profile;
 mod registry;
 #[cfg(feature = "testkit")]

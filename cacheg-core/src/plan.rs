@@ -180,7 +180,7 @@ impl Plan {
 
     /// How a chunk of that many tokens is cut into tiles.
     pub fn layout(&self, tokens: usize) -> Layout {
-        Layout::choose(self.front.planes(), self.front.row_multiple(), tokens)
+        Layout::choose(&self.front, tokens)
     }
 
     /// The tables, if this pipeline and this coder do without the other stages, and if it is worth it for so many

@@ -203,6 +203,9 @@ pub trait Transform: Stage {
     }
 }
 
+/// Most planes that one plane is predicted from.
+pub const MAX_REFERENCES: usize = 16;
+
 /// A transform bound to a model.
 pub trait BoundTransform: Send + Sync {
     /// The parts of a plane, in coding order; at least one. Several only in the last transform of a pipeline.
@@ -240,13 +243,25 @@ pub trait BoundTransform: Send + Sync {
         false
     }
 
+    /// Planes that this one is predicted from, by index; all are before it. Their rows, as [`inverse`](Self::inverse) gave them
+    /// to the decoder, are handed to [`forward`](Self::forward) as `done` and to `inverse` behind the part, in this order.
+    ///
+    /// One transform of a pipeline may have references, at most [`MAX_REFERENCES`] for each plane; then every transform has one
+    /// part and [independent rows](Self::independent_rows), and so has the quantizer. This transform and all behind it must
+    /// give the same bits on all machines and devices: differences would add up from plane to plane.
+    fn references(&self, plane: &Plane) -> &[usize] {
+        let _ = plane;
+        &[]
+    }
+
     /// The inverse as WGSL, if there is one.
     fn kernel(&self, planes: &[Plane]) -> Option<Kernel> {
         let _ = planes;
         None
     }
 
-    /// Computes a part from the tile `x`. `done` holds the earlier parts as the decoder will see them.
+    /// Computes a part from the tile `x`. `done` holds the earlier parts as the decoder will see them, or the
+    /// [references](Self::references).
     ///
     /// # Errors
     /// If a value cannot be transformed.
@@ -259,7 +274,7 @@ pub trait BoundTransform: Send + Sync {
         out: ArrayViewMut2<'_, f32>,
     ) -> Result<()>;
 
-    /// Computes the tile from all its parts.
+    /// Computes the tile from all its parts, and the [references](Self::references) behind them.
     ///
     /// # Errors
     /// If a value cannot be transformed.
@@ -845,6 +860,13 @@ pub trait Calibrator: Send + Sync {
     /// An empty accumulator for one plane.
     fn accumulator(&self, plane: &Plane) -> Box<dyn Accumulator>;
 
+    /// Planes before this one, by index, whose rows its accumulator wants to see, too: as a decoder has them, once there is
+    /// one. See [`BoundTransform::references`].
+    fn references(&self, plane: &Plane) -> Vec<usize> {
+        let _ = plane;
+        Vec::new()
+    }
+
     /// Makes the stage's data from the finished accumulators, in the order of the planes.
     ///
     /// # Errors
@@ -872,6 +894,8 @@ pub trait Accumulator: Send {
 pub enum Seen<'a> {
     /// To transforms and quantizers.
     Values(ArrayView2<'a, f32>),
+    /// To transforms whose calibrator has [references](Calibrator::references): the plane, and these.
+    Predicted(ArrayView2<'a, f32>, &'a [ArrayView2<'a, f32>]),
     /// To coders: one symbol plane, row-major, with its index.
     Symbols(usize, &'a [u8]),
 }

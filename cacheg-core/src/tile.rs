@@ -5,16 +5,13 @@ use std::ops::Range;
 use crate::aligned::Aligned;
 use crate::dtype::{Store, fence};
 use crate::elements::Elements;
-use crate::front::{Coded, FrontScratch, Quantized};
+use crate::front::{Coded, Front, FrontScratch, Quantized};
+use crate::predicted::Block;
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
     CoderScratch, DecodeJob, EncodeJob, Error, Escapes, KvView, Limits, Plan, Plane, PlaneViewMut, Result,
     ResultExt, Segment, TileCx,
 };
-
-/// Values that a tile should have: enough that a stream's 128 bytes of final states do not count, few enough
-/// that its scratch stays in a core's L2 cache.
-const TARGET_VALUES: usize = 1 << 17;
 
 /// How a chunk is cut into tiles: every `planes` consecutive planes by every `rows` consecutive tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,13 +51,14 @@ impl std::fmt::Display for Tile {
 }
 
 impl Layout {
-    /// Tiles of about [`TARGET_VALUES`], with as equal rows as `row_multiple` allows; small planes share one.
-    pub(crate) fn choose(planes: &[Plane], row_multiple: usize, tokens: usize) -> Self {
+    /// Tiles of about as many values as the front likes, with as equal rows as it allows; small planes share one.
+    pub(crate) fn choose(front: &Front, tokens: usize) -> Self {
+        let (planes, row_multiple, values) = (front.planes(), front.row_multiple(), front.tile_values());
         let channels = planes.iter().map(Plane::channels).max().unwrap_or(1);
-        let most = (TARGET_VALUES / channels).max(1);
+        let most = (values / channels).max(1);
         let blocks = tokens.div_ceil(most).max(1);
         let rows = tokens.div_ceil(blocks).next_multiple_of(row_multiple).max(1);
-        let shared = TARGET_VALUES / (channels * rows.min(tokens.max(1)));
+        let shared = values / (channels * rows.min(tokens.max(1)));
         Self { tokens, rows, planes: shared.clamp(1, planes.len().max(1)), all_planes: planes.len() }
     }
 
@@ -251,7 +249,7 @@ pub(crate) struct Scratch {
 #[derive(Default)]
 pub(crate) struct TileScratch {
     pub(crate) segments: Vec<Segment>,
-    symbols: Aligned<u8>,
+    pub(crate) symbols: Aligned<u8>,
     pub(crate) escapes: Escapes,
     /// The tile's bytes, when it is encoded.
     pub(crate) out: Vec<u8>,
@@ -312,7 +310,7 @@ impl Scratch {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sizes {
     pub(crate) symbols: usize,
-    side: usize,
+    pub(crate) side: usize,
 }
 
 /// How a tile's bytes divide, for reports.
@@ -365,12 +363,13 @@ impl Plan {
     }
 
     /// Encodes tiles, at most [`batch`](Self::batch), and gives `take` the bytes of each, in two pieces. `first` is the chunk's
-    /// first token in the view. Does not allocate once `scratch` has grown.
+    /// first token in the view; `blocks` has all its rows if planes are predicted from others. Does not allocate once `scratch` has grown.
     pub(crate) fn encode_tiles(
         &self,
         view: &KvView<'_>,
         first: usize,
         tiles: &[Tile],
+        blocks: Option<&[Block]>,
         scratch: &mut Scratch,
         take: &mut dyn FnMut(&Tile, [&[u8]; 2]),
     ) -> Result<()> {
@@ -381,7 +380,7 @@ impl Plan {
         }
         let Scratch { front, coder, tiles: scratches } = scratch;
         for (tile, scratch) in tiles.iter().zip(&mut *scratches) {
-            self.quantize_tile(view, first, tile, front, scratch)?;
+            self.quantize_tile(view, first, tile, blocks, front, scratch)?;
         }
         let mut used = scratches[..tiles.len()].iter_mut();
         let mut job = || {
@@ -408,6 +407,7 @@ impl Plan {
         view: &KvView<'_>,
         first: usize,
         tile: &Tile,
+        blocks: Option<&[Block]>,
         front: &mut FrontScratch,
         scratch: &mut TileScratch,
     ) -> Result<()> {
@@ -419,18 +419,22 @@ impl Plan {
             scratch.out.resize(side + bound + 8, 0);
         }
         scratch.escapes.clear();
-        let mut out = Quantized {
-            symbols: &mut scratch.symbols[..symbols],
-            symbols_done: 0,
-            side: &mut scratch.out[..side],
-            side_done: 0,
-            escapes: &mut scratch.escapes,
-        };
-        for plane in tile.planes.clone() {
-            let cx = self.tile_cx(tile, plane, view.first_position() + first as u64);
-            self.front
-                .quantize(view, &cx, first + tile.first, front, &mut out)
-                .at(|| format!("tensor `{}`", cx.plane.name()))?;
+        if let Some(blocks) = blocks {
+            self.gather_tile(blocks, tile, scratch)?;
+        } else {
+            let mut out = Quantized {
+                symbols: &mut scratch.symbols[..symbols],
+                symbols_done: 0,
+                side: &mut scratch.out[..side],
+                side_done: 0,
+                escapes: &mut scratch.escapes,
+            };
+            for plane in tile.planes.clone() {
+                let cx = self.tile_cx(tile, plane, view.first_position() + first as u64);
+                self.front
+                    .quantize(view, &cx, first + tile.first, front, &mut out)
+                    .at(|| format!("tensor `{}`", cx.plane.name()))?;
+            }
         }
         scratch.before = pad(&mut scratch.out, side);
         if self.front.escapes() {
@@ -494,7 +498,7 @@ impl Plan {
     }
 
     /// Finds what a tile consists of, and reads its escapes.
-    fn open_tiles(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn open_tiles(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
         for ((tile, bytes), scratch) in tiles.iter().zip(&mut scratch.tiles) {
             scratch.sizes = self.tile_sizes(tile, &mut scratch.segments);
             let (_, escapes, stream) = self.split_tile(scratch.sizes.side, bytes).at(|| tile.to_string())?;
@@ -505,7 +509,7 @@ impl Plan {
     }
 
     /// Undoes the entropy coding of tiles that are open; errors name the tile.
-    fn decode_symbols(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn decode_symbols(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
         let Scratch { coder, tiles: scratches, .. } = scratch;
         let mut used = tiles.iter().zip(&mut scratches[..]);
         let mut job = || {
@@ -545,7 +549,7 @@ impl Plan {
 
     /// Shows a coder's calibrator the symbols of one plane.
     pub(crate) fn observe_symbols(
-        front: &crate::front::Front,
+        front: &Front,
         view: &KvView<'_>,
         cx: &TileCx<'_>,
         token: usize,
@@ -642,7 +646,7 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let mut result = Ok(());
     work("encode", &mut || {
         let mut next = bytes.iter_mut();
-        result = plan.encode_tiles(view, 0, &tiles, &mut scratch, &mut |_, coded| {
+        result = plan.encode_tiles(view, 0, &tiles, None, &mut scratch, &mut |_, coded| {
             if let Some(bytes) = next.next() {
                 bytes.clear();
                 coded.iter().for_each(|coded| bytes.extend(*coded));

@@ -15,16 +15,21 @@ pub(crate) fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
+/// What is wrong with data, by where they come from.
+pub(crate) fn fault(source: Source, why: String) -> Error {
+    match source {
+        Source::Profile => Error::profile(why),
+        Source::Chunk => Error::corrupt(why),
+    }
+}
+
 /// The `len` numbers of a tensor of bfloat16 bits.
 ///
 /// # Errors
 /// If there is no such tensor, of another length, or with numbers that are not finite: a
 /// [`Corrupt`](cacheg_core::ErrorKind::Corrupt) or a [`Profile`](cacheg_core::ErrorKind::Profile) error.
 pub(crate) fn get(data: &StageData, name: &str, len: usize, source: Source) -> Result<Vec<f32>> {
-    let fault = |why: String| match source {
-        Source::Profile => Error::profile(why),
-        Source::Chunk => Error::corrupt(why),
-    };
+    let fault = |why| fault(source, why);
     let bits = data.get_u16(name).map_err(|e| fault(e.to_string()))?.1;
     if bits.len() != len {
         return Err(fault(format!("`{name}` has {} numbers, this model needs {len}", bits.len())));
@@ -41,10 +46,7 @@ pub(crate) fn get(data: &StageData, name: &str, len: usize, source: Source) -> R
 /// # Errors
 /// As [`get`], and if a number is beyond ± `most`.
 pub(crate) fn signed(data: &StageData, name: &str, len: usize, most: i8, source: Source) -> Result<Vec<i8>> {
-    let fault = |why: String| match source {
-        Source::Profile => Error::profile(why),
-        Source::Chunk => Error::corrupt(why),
-    };
+    let fault = |why| fault(source, why);
     let bytes = data.get_u8(name).map_err(|e| fault(e.to_string()))?.1;
     if bytes.len() != len {
         return Err(fault(format!("`{name}` has {} numbers, this model needs {len}", bytes.len())));

@@ -13,7 +13,10 @@ use multiversion::multiversion;
 use ndarray::ArrayView2;
 
 /// Rows that are multiplied at a time, so that a number of the matrix is loaded for several.
-pub(crate) const ROWS: usize = 4;
+const ROWS: usize = 4;
+
+/// Rows for which a strip of the matrix stays in the fastest cache.
+const BLOCK: usize = 32;
 
 /// Columns whose sums are kept in registers at a time.
 const STRIP: usize = 16;
@@ -65,22 +68,25 @@ impl IntMatrix {
         Self { rows, cols, pairs, kernel }
     }
 
-    /// `out = x · self` for up to [`ROWS`] rows, each of `rows` rounded up to even numbers (the one added is 0); `out` are
-    /// rows of `cols`. `narrow` are the same numbers if all of them fit into 16 bits.
-    pub(crate) fn product(&self, x: &[i32], narrow: Option<&[i16]>, out: &mut [i32]) {
-        let (width, count) = (self.width(), out.len() / self.cols.max(1));
-        debug_assert_eq!(x.len(), count * width);
+    /// `out = x · self`, each row of `x` being as long as [`width`](Self::width) says (what is added to an odd number is 0);
+    /// `out` are rows of `cols`. `narrow` are the same numbers if all of them fit into 16 bits.
+    fn product(&self, x: &[i32], narrow: Option<&[i16]>, out: &mut [i32]) {
+        let width = self.width();
         for (strip, pairs) in self.pairs.chunks_exact(width / 2).enumerate() {
-            let mut sums = [[0; STRIP]; ROWS];
-            match (self.kernel, narrow) {
-                #[cfg(target_arch = "x86_64")]
-                (Kernel::X86(kernel), Some(narrow)) => kernel.product(narrow, pairs, count, &mut sums),
-                _ => product(x, pairs, count, &mut sums),
-            }
             let first = strip * STRIP;
             let cols = STRIP.min(self.cols - first);
-            for (out, sums) in out.chunks_exact_mut(self.cols).zip(&sums) {
-                out[first..first + cols].copy_from_slice(&sums[..cols]);
+            for (number, out) in out.chunks_mut(ROWS * self.cols).enumerate() {
+                let count = out.len() / self.cols;
+                let rows = number * ROWS * width..(number * ROWS + count) * width;
+                let mut sums = [[0; STRIP]; ROWS];
+                match (self.kernel, narrow) {
+                    #[cfg(target_arch = "x86_64")]
+                    (Kernel::X86(kernel), Some(x)) => kernel.product(&x[rows], pairs, count, &mut sums),
+                    _ => product(&x[rows], pairs, count, &mut sums),
+                }
+                for (out, sums) in out.chunks_exact_mut(self.cols).zip(&sums) {
+                    out[first..first + cols].copy_from_slice(&sums[..cols]);
+                }
             }
         }
     }
@@ -111,14 +117,20 @@ pub(crate) fn power(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
+/// A value to a number of a grid: see [`to_grid`]. NaN, which nobody has, becomes 0.
+#[inline(always)]
+pub(crate) fn grid_of(x: f32, scale: f32, most: f32) -> i32 {
+    (x * scale).clamp(-most, most).round_ties_even() as i32
+}
+
 /// Values to numbers of grids: rounded to the nearest, ties to even, after multiplication by powers of two, one for each
-/// column. Whether all fit into 16 bits.
+/// column; at most ± `most`. Whether all fit into 16 bits.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub(crate) fn to_grid(x: &[f32], scale: &[f32], out: &mut [i32]) -> bool {
+pub(crate) fn to_grid(x: &[f32], scale: &[f32], most: i32, out: &mut [i32]) -> bool {
+    let most = most as f32;
     let mut wide = 0;
     for ((out, x), scale) in out.iter_mut().zip(x).zip(scale) {
-        // NaN, which nobody has, becomes 0.
-        let y = (x * scale).clamp(-(MOST as f32), MOST as f32).round_ties_even() as i32;
+        let y = grid_of(*x, *scale, most);
         wide |= (y + (1 << 15)) >> 16;
         *out = y;
     }
@@ -149,6 +161,7 @@ pub(crate) fn from_grid(x: &[i32], unit: f32, out: &mut [f32]) {
 }
 
 /// Some of the columns of what is multiplied.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Columns<'a> {
     /// All rows.
     pub(crate) from: ArrayView2<'a, f32>,
@@ -170,25 +183,26 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Multiplies rows, which are those of all `columns` side by side, by a matrix, and gives each row's number and sums. Does not
-/// allocate, but for the first time in a thread.
-pub(crate) fn multiply_rows(
+/// Multiplies rows, which are those of all `columns` side by side, by a matrix, and gives each row's number and sums. Integers are at
+/// most ± `most`. Does not allocate, but for the first time in a thread.
+pub(crate) fn multiply_rows<'a>(
     matrix: &IntMatrix,
     rows: usize,
-    columns: &[Columns<'_>],
+    columns: impl Iterator<Item = Columns<'a>> + Clone,
+    most: i32,
     mut give: impl FnMut(usize, &[i32]),
 ) {
     let width = matrix.width();
     SCRATCH.with_borrow_mut(|Scratch { wide, narrow, row: strided, sums }| {
-        wide.resize(ROWS * width, 0);
-        narrow.resize(ROWS * width, 0);
-        sums.resize(ROWS * matrix.cols, 0);
-        for first in (0..rows).step_by(ROWS) {
-            let count = ROWS.min(rows - first);
+        wide.resize(BLOCK * width, 0);
+        narrow.resize(BLOCK * width, 0);
+        sums.resize(BLOCK * matrix.cols, 0);
+        for first in (0..rows).step_by(BLOCK) {
+            let count = BLOCK.min(rows - first);
             let mut fits = true;
-            for (row, wide) in wide.chunks_exact_mut(width).take(count).enumerate() {
+            for (row, wide) in wide.chunks_exact_mut(width.max(1)).take(count).enumerate() {
                 let mut rest = wide;
-                for Columns { from, scales } in columns {
+                for Columns { from, scales } in columns.clone() {
                     let (own, others) = rest.split_at_mut(scales.len());
                     rest = others;
                     let from = from.row(first + row);
@@ -199,7 +213,7 @@ pub(crate) fn multiply_rows(
                         strided.extend(from);
                         &*strided
                     };
-                    fits &= to_grid(from, scales, own);
+                    fits &= to_grid(from, scales, most, own);
                 }
                 rest.fill(0);
             }

@@ -277,7 +277,8 @@ impl BoundTransform for Bound {
                     _ => multiply_strided(from, matrix, to.view_mut()),
                 }
                 if !head.holds(from.iter().copied(), to.iter().copied()) {
-                    let why = "values thousands of times as large as those that the profile was calibrated on";
+                    let why =
+                        "values thousands of times as large as those that the profile was calibrated on";
                     return Err(Error::data(format!("token {}: {why}", tile.first + row)).at(place()));
                 }
             }
@@ -297,7 +298,8 @@ impl BoundTransform for Bound {
             let from = y.slice(s![.., channels.clone()]);
             let mut to = out.slice_mut(s![.., channels]);
             let unit = power(-i32::from(head.grid));
-            multiply_rows(&head.matrix, tile.rows, &[Columns { from, scales: &head.scales }], |row, sums| {
+            let columns = std::iter::once(Columns { from, scales: &head.scales });
+            multiply_rows(&head.matrix, tile.rows, columns, MOST, |row, sums| {
                 let mut to = to.row_mut(row);
                 match to.as_slice_mut() {
                     Some(to) => from_grid(sums, unit, to),

@@ -41,6 +41,7 @@ pub mod identity;
 pub mod klt;
 pub mod lloyd_max;
 pub mod mean;
+pub mod predict;
 pub mod sinks;
 pub mod uniform;
 pub mod unrope;
@@ -72,6 +73,7 @@ pub const PLUGINS: &[Plugin] = &[
     klt::PLUGIN,
     lloyd_max::PLUGIN,
     mean::PLUGIN,
+    predict::PLUGIN,
     sinks::PLUGIN,
     uniform::PLUGIN,
     unrope::PLUGIN,

@@ -17,8 +17,7 @@ pub(crate) fn eigen(matrix: &Array2<f64>) -> (Array1<f64>, Array2<f64>) {
     let mut order: Vec<usize> = (0..matrix.nrows()).collect();
     order.sort_by(|i, j| found.eigenvalues[*j].total_cmp(&found.eigenvalues[*i]));
     let values = order.iter().map(|i| found.eigenvalues[*i]).collect();
-    let vectors =
-        Array2::from_shape_fn(matrix.dim(), |(row, col)| found.eigenvectors[(row, order[col])]);
+    let vectors = Array2::from_shape_fn(matrix.dim(), |(row, col)| found.eigenvectors[(row, order[col])]);
     (values, vectors)
 }
 

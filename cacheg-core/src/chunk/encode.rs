@@ -149,28 +149,7 @@ impl Encoder {
             }
         };
         let layout = plan.layout(inner.len());
-        layout.check(plan.planes(), &Limits::default())?;
-        let batch = fair(plan.batch(), layout.tiles());
-        let encode = |first: usize| {
-            let tiles: Vec<Tile> =
-                (first..layout.tiles().min(first + batch)).map(|index| layout.tile(index)).collect();
-            plan.with_scratch(&layout, |scratch| {
-                let mut coded = Vec::with_capacity(tiles.len());
-                plan.encode_tiles(view, inner.start, &tiles, scratch, &mut |tile, [before, stream]| {
-                    let len = before.len() + stream.len();
-                    let mut bytes = Vec::with_capacity(len + padding(len));
-                    bytes.extend(before);
-                    bytes.extend(stream);
-                    bytes.resize(len + padding(len), 0);
-                    coded.push((len as u32, bytes));
-                    progress(values(plan, tile));
-                })?;
-                Ok(coded)
-            })
-        };
-        let batches: Vec<usize> = (0..layout.tiles()).step_by(batch).collect();
-        let tiles = batches.into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let tiles = tiles.into_iter().flatten().collect();
+        let tiles = encode_tiles(plan, view, &inner, &layout, progress)?;
         progress((exact.first + exact.last) as u64 * self.geometry.values_per_token());
         // What a stage that says which tokens are coded has to carry, whether or not others carry anything.
         let beside = match (kept, plan.exact) {
@@ -180,6 +159,44 @@ impl Encoder {
         };
         assemble(plan, tokens, beside.as_ref(), &layout, tiles)
     }
+}
+
+/// The tiles of some rows of a view: the length of each, and its bytes with padding. Values done are counted on `progress`.
+pub(crate) fn encode_tiles(
+    plan: &Plan,
+    view: &KvView<'_>,
+    rows: &Range<usize>,
+    layout: &Layout,
+    progress: Progress<'_>,
+) -> Result<Vec<(u32, Vec<u8>)>> {
+    layout.check(plan.planes(), &Limits::default())?;
+    let batch = fair(plan.batch(), layout.tiles());
+    let blocks = plan.front.predicts().then(|| plan.quantize_predicted(view, rows.start, layout));
+    let blocks = blocks.transpose()?;
+    let encode = |first: usize| {
+        let tiles: Vec<Tile> =
+            (first..layout.tiles().min(first + batch)).map(|index| layout.tile(index)).collect();
+        plan.with_scratch(layout, |scratch| {
+            let mut coded = Vec::with_capacity(tiles.len());
+            plan.encode_tiles(view, rows.start, &tiles, blocks.as_deref(), scratch, &mut |tile,
+                                                                                          [
+                before,
+                stream,
+            ]| {
+                let len = before.len() + stream.len();
+                let mut bytes = Vec::with_capacity(len + padding(len));
+                bytes.extend(before);
+                bytes.extend(stream);
+                bytes.resize(len + padding(len), 0);
+                coded.push((len as u32, bytes));
+                progress(values(plan, tile));
+            })?;
+            Ok(coded)
+        })
+    };
+    let batches: Vec<usize> = (0..layout.tiles()).step_by(batch).collect();
+    let tiles = batches.into_par_iter().map(encode).collect::<Result<Vec<_>>>()?;
+    Ok(tiles.into_iter().flatten().collect())
 }
 
 fn assemble(

@@ -6,7 +6,7 @@ fn products_are_sums_of_products() {
     let mut random = Random::new(1);
     for (rows, cols) in [(1, 1), (2, 16), (3, 17), (64, 64), (65, 100), (577, 33)] {
         for wide in [false, true] {
-            for count in 1..=ROWS {
+            for count in [1, 2, 4, 5, 9] {
                 let numbers: Vec<i8> = (0..rows * cols).map(|_| random.below(256) as u8 as i8).collect();
                 let matrix = IntMatrix::new(rows, cols, &numbers);
                 let width = matrix.width();
@@ -60,10 +60,10 @@ fn all_kernels_are_the_scalar_one() {
 fn grids() {
     let x = [0.5, 1.5, -2.5, 1e20, f32::NEG_INFINITY, f32::NAN, 32_767.0, -32_768.0];
     let mut out = [0; 8];
-    assert!(!to_grid(&x, &[1.0; 8], &mut out));
+    assert!(!to_grid(&x, &[1.0; 8], MOST, &mut out));
     assert_eq!(out, [0, 2, -2, MOST, -MOST, 0, 32_767, -32_768]);
-    assert!(to_grid(&x[6..], &[1.0; 2], &mut out[6..]));
-    assert!(!to_grid(&[32_768.0], &[1.0], &mut out) && !to_grid(&[-32_769.0], &[1.0], &mut out));
+    assert!(to_grid(&x[6..], &[1.0; 2], MOST, &mut out[6..]));
+    assert!(!to_grid(&[32_768.0], &[1.0], MOST, &mut out) && !to_grid(&[-32_769.0], &[1.0], MOST, &mut out));
     assert_eq!(value(3, 0.25), 0.75);
     assert_eq!(value((1 << 24) + 1, 1.0), (1 << 24) as f32);
     assert_eq!(value(-(1 << 24) - 1, 1.0), -(((1 << 24) + 256) as f32));

@@ -1,5 +1,8 @@
 //! Products of 16-bit integers by AVX-512 or AVX2.
-#![allow(unsafe_code, reason = "loads of vectors, and calls of functions that need instructions which were detected")]
+#![allow(
+    unsafe_code,
+    reason = "loads of vectors, and calls of functions that need instructions which were detected"
+)]
 
 use std::arch::x86_64::*;
 
@@ -21,13 +24,7 @@ impl Kernel {
     }
 
     /// `count` rows of `x` by a strip; the sums of the others are rubbish.
-    pub(super) fn product(
-        self,
-        x: &[i16],
-        pairs: &[Pairs],
-        count: usize,
-        sums: &mut [[i32; STRIP]; ROWS],
-    ) {
+    pub(super) fn product(self, x: &[i16], pairs: &[Pairs], count: usize, sums: &mut [[i32; STRIP]; ROWS]) {
         let width = 2 * pairs.len();
         assert!(count <= ROWS && x.len() >= count * width, "rows that are not there");
         // Rows that are not there are the first again.

@@ -8,9 +8,9 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, s};
 use super::{Metric, check_dims};
 use crate::integer::{SHIFTS, to_bytes};
 use crate::metric::Roots;
-use crate::{carried, numeric};
 use crate::rounding::not_finite;
 use crate::rows::check;
+use crate::{carried, numeric};
 
 #[derive(Debug)]
 pub(super) struct KltCalibrator {

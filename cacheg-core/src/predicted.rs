@@ -1,0 +1,216 @@
+//! Pipelines that predict planes from others. Encoders and decoders take some rows through all planes, in the order of the
+//! planes; rows have nothing to do with each other, so that threads share them. Tiles are what is entropy-coded, as ever.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::dtype::Store;
+use crate::front::{Coded, Front, PREDICTED_ROWS, Quantized};
+use crate::kv::PlaneViewMut;
+use crate::tile::{Layout, MAX_BATCH, Tile, TileScratch};
+use crate::{Error, Escapes, KvView, Plan, Progress, Result, ResultExt, TileCx};
+
+/// Some rows of all planes as symbols.
+pub(crate) struct Block {
+    /// Its first row, counted from the chunk's first.
+    first: usize,
+    rows: usize,
+    /// Plane after plane, `[rows, channels]`.
+    symbols: Vec<u8>,
+    /// Plane after plane.
+    side: Vec<u8>,
+    /// By number of the symbol.
+    escapes: Escapes,
+}
+
+/// A tile whose entropy coding has been undone.
+struct Opened<'a> {
+    tile: Tile,
+    symbols: Vec<u8>,
+    side: &'a [u8],
+    escapes: Escapes,
+}
+
+/// What blocks a layout's rows are cut into; none has rows of two tiles.
+fn cut(layout: &Layout) -> Vec<Range<usize>> {
+    let blocks = (0..layout.blocks()).flat_map(|block| {
+        let end = layout.tokens.min((block + 1) * layout.rows);
+        (block * layout.rows..end).step_by(PREDICTED_ROWS).map(move |at| at..end.min(at + PREDICTED_ROWS))
+    });
+    blocks.collect()
+}
+
+impl Front {
+    /// Bytes of side information of some rows of a plane.
+    fn side_of(&self, plane: usize, rows: usize) -> Result<usize> {
+        let cx = TileCx::new(&self.planes()[plane], 0, rows, 0);
+        let quantizer = self.quantizer()?;
+        Ok(self.part_cxs(&cx).map(|(part, _)| quantizer.side_len(cx.plane, &part)).sum())
+    }
+}
+
+impl Plan {
+    /// Quantises all rows of a chunk whose first token in the view is `first`.
+    pub(crate) fn quantize_predicted(
+        &self,
+        view: &KvView<'_>,
+        first: usize,
+        layout: &Layout,
+    ) -> Result<Vec<Block>> {
+        let channels: usize = self.planes().iter().map(crate::Plane::channels).sum();
+        let one = |range: &Range<usize>| {
+            let rows = range.len();
+            let sides = (0..self.planes().len()).map(|plane| self.front.side_of(plane, rows));
+            let side = sides.sum::<Result<usize>>()?;
+            let mut block = Block {
+                first: range.start,
+                rows,
+                symbols: vec![0; channels * rows],
+                side: vec![0; side],
+                escapes: Escapes::default(),
+            };
+            let mut out = Quantized {
+                symbols: &mut block.symbols,
+                symbols_done: 0,
+                side: &mut block.side,
+                side_done: 0,
+                escapes: &mut block.escapes,
+            };
+            self.with_scratch(layout, |scratch| {
+                self.planes().iter().try_for_each(|plane| {
+                    let position = view.first_position() + (first + range.start) as u64;
+                    let cx = TileCx::new(plane, range.start, rows, position);
+                    let token = first + range.start;
+                    let quantized = self.front.quantize(view, &cx, token, &mut scratch.front, &mut out);
+                    quantized.at(|| format!("tensor `{}`", plane.name()))
+                })
+            })?;
+            Ok(block)
+        };
+        cut(layout).par_iter().map(one).collect()
+    }
+
+    /// Gathers a tile's symbols, side information and escapes, its sizes being known.
+    pub(crate) fn gather_tile(&self, blocks: &[Block], tile: &Tile, scratch: &mut TileScratch) -> Result<()> {
+        let from = blocks.partition_point(|block| block.first < tile.first);
+        let (mut symbols, mut side) = (0, 0);
+        for plane in tile.planes.clone() {
+            let before: usize = self.planes()[..plane].iter().map(crate::Plane::channels).sum();
+            let cols = self.planes()[plane].channels();
+            for block in blocks[from..].iter().take_while(|block| block.first < tile.first + tile.rows) {
+                let own = before * block.rows..(before + cols) * block.rows;
+                scratch.symbols[symbols..symbols + own.len()].copy_from_slice(&block.symbols[own.clone()]);
+                let items = block.escapes.items();
+                let range = [own.start, own.end].map(|at| items.partition_point(|(i, _)| (*i as usize) < at));
+                for (index, value) in &items[range[0]..range[1]] {
+                    scratch.escapes.push((symbols + *index as usize - own.start) as u32, *value);
+                }
+                symbols += own.len();
+                let sides = (0..plane).map(|plane| self.front.side_of(plane, block.rows));
+                let at = sides.sum::<Result<usize>>()?;
+                let len = self.front.side_of(plane, block.rows)?;
+                scratch.out[side..side + len].copy_from_slice(&block.side[at..at + len]);
+                side += len;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes all tiles of a chunk: `bytes` gives those of each. `position` is that of the chunk's first row, which is `row` of
+    /// `planes`.
+    pub(crate) fn decode_predicted<'a>(
+        &self,
+        layout: &Layout,
+        bytes: impl Fn(usize) -> Result<&'a [u8]> + Sync,
+        position: u64,
+        planes: &mut [PlaneViewMut<'_>],
+        row: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        if planes.len() != self.planes().len() {
+            return Err(Error::unsupported(
+                "planes that are predicted from others cannot be decoded without them",
+            ));
+        }
+        let batch = self.batch().min(MAX_BATCH);
+        let batches: Vec<usize> = (0..layout.tiles()).step_by(batch).collect();
+        let open = |first: &usize| -> Result<Vec<Opened<'a>>> {
+            let tiles = (*first..layout.tiles().min(first + batch))
+                .map(|index| Ok((layout.tile(index), bytes(index)?)));
+            let tiles: Vec<(Tile, &'a [u8])> = tiles.collect::<Result<_>>()?;
+            self.with_scratch(layout, |scratch| {
+                self.open_tiles(&tiles, scratch)?;
+                self.decode_symbols(&tiles, scratch)?;
+                let opened =
+                    tiles.into_iter().zip(&mut scratch.tiles).map(|((tile, bytes), scratch)| Opened {
+                        tile,
+                        symbols: scratch.symbols[..scratch.sizes.symbols].to_vec(),
+                        side: &bytes[..scratch.sizes.side],
+                        escapes: std::mem::take(&mut scratch.escapes),
+                    });
+                Ok(opened.collect())
+            })
+        };
+        let opened: Vec<Opened<'a>> =
+            batches.par_iter().map(open).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let blocks = cut(layout);
+        let values = self.geometry().values_per_token();
+        // A few at a time: they are stored when threads are done with them, so that each plane has one writer.
+        for some in blocks.chunks(rayon::current_num_threads().max(1)) {
+            let decode = |rows: &Range<usize>| {
+                self.with_scratch(layout, |scratch| {
+                    self.decode_block(layout, &opened, rows, position, scratch)
+                })
+            };
+            let done = some.par_iter().map(decode).collect::<Result<Vec<_>>>()?;
+            planes.par_iter_mut().enumerate().for_each(|(plane, out)| {
+                let before: usize = self.planes()[..plane].iter().map(crate::Plane::channels).sum();
+                let cols = self.planes()[plane].channels();
+                for (rows, values) in some.iter().zip(&done) {
+                    let own = before * rows.len()..(before + cols) * rows.len();
+                    out.store_by(Store::Cached, row + rows.start, rows.len(), &values[own]);
+                }
+            });
+            progress(some.iter().map(|rows| rows.len() as u64).sum::<u64>() * values);
+        }
+        Ok(())
+    }
+
+    /// Rows of all planes, plane after plane.
+    fn decode_block(
+        &self,
+        layout: &Layout,
+        opened: &[Opened<'_>],
+        rows: &Range<usize>,
+        position: u64,
+        scratch: &mut crate::tile::Scratch,
+    ) -> Result<Vec<f32>> {
+        let channels: usize = self.planes().iter().map(crate::Plane::channels).sum();
+        let mut values = Vec::with_capacity(channels * rows.len());
+        let block = rows.start / layout.rows;
+        for group in 0..layout.groups() {
+            let Opened { tile, symbols, side, escapes } =
+                &opened[layout.tiles_of_groups(group..group + 1).start + block];
+            let (mut symbols_done, mut side_done) = (0, 0);
+            for plane in tile.planes.clone() {
+                let before = rows.start - tile.first;
+                let cx =
+                    TileCx::new(&self.planes()[plane], rows.start, rows.len(), position + rows.start as u64);
+                let mut coded = Coded {
+                    symbols,
+                    symbols_done: symbols_done + before * cx.plane.channels(),
+                    side,
+                    side_done: side_done + if before == 0 { 0 } else { self.front.side_of(plane, before)? },
+                    escapes,
+                };
+                self.front
+                    .dequantize(&cx, &mut scratch.front, &mut coded, &mut |_, _, rows| values.extend(rows))
+                    .at(|| format!("tensor `{}`", cx.plane.name()))?;
+                symbols_done += tile.rows * cx.plane.channels();
+                side_done += self.front.side_of(plane, tile.rows)?;
+            }
+        }
+        Ok(values)
+    }
+}
