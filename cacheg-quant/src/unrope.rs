@@ -99,9 +99,9 @@ impl Transform for Unrope {
 
 /// Pairs whose angles are held on the stack at a time.
 const BLOCK: usize = 64;
-/// Rows after which angles are computed anew; between, each row's come from the row before by the addition
-/// theorem, whose error stays below 256 · 2⁻⁵².
-const FRESH: usize = 256;
+/// Angles are computed anew at positions that are multiples of this; between, each row's come from the position before by the
+/// addition theorem, whose error stays below 32 · 2⁻⁵². So a row's are the same whatever rows it is done with.
+const FRESH: u64 = 32;
 
 /// One pair of channels.
 #[derive(Debug)]
@@ -148,18 +148,19 @@ impl Rotation {
         let mut sin32 = [0.0f32; BLOCK];
         for (block, pairs) in self.pairs.chunks(BLOCK).enumerate() {
             let n = pairs.len();
-            for (r, mut row) in rows.outer_iter_mut().enumerate() {
-                if r % FRESH == 0 {
-                    // Wrapping, as a corrupt container may claim any position.
-                    let position = position.wrapping_add(r as u64) as f64;
-                    for ((pair, cos), sin) in pairs.iter().zip(&mut cos).zip(&mut sin) {
-                        (*sin, *cos) = (position * pair.frequency).sin_cos();
-                    }
-                } else {
-                    for ((pair, cos), sin) in pairs.iter().zip(&mut cos).zip(&mut sin) {
-                        (*cos, *sin) = (*cos * pair.cos - *sin * pair.sin, *sin * pair.cos + *cos * pair.sin);
-                    }
+            let turn = |position: u64, cos: &mut [f64], sin: &mut [f64]| {
+                for ((pair, cos), sin) in pairs.iter().zip(cos).zip(sin) {
+                    (*sin, *cos) = if position % FRESH == 0 {
+                        (position as f64 * pair.frequency).sin_cos()
+                    } else {
+                        (*sin * pair.cos + *cos * pair.sin, *cos * pair.cos - *sin * pair.sin)
+                    };
                 }
+            };
+            (position - position % FRESH..position).for_each(|before| turn(before, &mut cos, &mut sin));
+            for (r, mut row) in rows.outer_iter_mut().enumerate() {
+                // Wrapping, as a corrupt container may claim any position.
+                turn(position.wrapping_add(r as u64), &mut cos, &mut sin);
                 cos32.iter_mut().zip(&cos).for_each(|(to, from)| *to = *from as f32);
                 let sign = if back { 1.0 } else { -1.0 };
                 sin32.iter_mut().zip(&sin).for_each(|(to, from)| *to = (sign * *from) as f32);
@@ -246,6 +247,10 @@ impl Bound {
 }
 
 impl BoundTransform for Bound {
+    fn independent_rows(&self) -> bool {
+        true
+    }
+
     fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
         Some(self.wgsl())
     }
@@ -351,7 +356,7 @@ mod tests {
             }
             // More pairs than a block, more rows than the recurrence runs.
             let wide = Rope { theta: 5e5, dims: 2 * 150, start: 10, pairing, scaling: None };
-            check(wide, 2, 320, 99_900, 2 * FRESH + 3);
+            check(wide, 2, 320, 99_900, 2 * FRESH as usize + 3);
         }
     }
 
