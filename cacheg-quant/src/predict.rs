@@ -157,7 +157,7 @@ impl Transform for Predict {
     }
 
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
-        Some(Box::new(calibrate::PredictCalibrator::new(self.0.references(cx.planes), cx.planes)))
+        Some(Box::new(calibrate::PredictCalibrator::new(self.0.references(cx.planes), cx.planes, cx.source)))
     }
 }
 

@@ -37,7 +37,10 @@ impl KltCalibrator {
 impl Calibrator for KltCalibrator {
     fn accumulator(&self, plane: &Plane) -> Box<dyn Accumulator> {
         let dim = plane.shape.head_dim as usize;
-        let heads = (0..plane.shape.heads as usize).map(|_| Moments::new(dim)).collect();
+        // Of heads that are too wide, which are refused when they are seen, no sums are kept.
+        let heads =
+            if check_dims(std::slice::from_ref(plane)).is_ok() { plane.shape.heads as usize } else { 0 };
+        let heads = (0..heads).map(|_| Moments::new(dim)).collect();
         let metrics =
             self.metrics.as_ref().map(|metrics| metrics.get(plane.index).cloned().unwrap_or_default());
         Box::new(Sums { rows: 0, heads, metrics, source: self.source, plane: plane.clone() })
@@ -88,6 +91,7 @@ impl Accumulator for Sums {
         let Seen::Values(x) = seen else {
             return Err(Error::data("covariances are taken from values, not from symbols"));
         };
+        check_dims(std::slice::from_ref(&self.plane))?;
         check(x.dim(), tile.rows, tile.plane.channels())?;
         for (number, head) in self.heads.iter_mut().enumerate() {
             let dim = head.sum.len();

@@ -1,6 +1,6 @@
 //! Fits predictors to planes and what a decoder has of others.
 
-use cacheg_core::{Accumulator, Calibrator, Error, PartCx, Plane, Result, Seen, StageData, TileCx};
+use cacheg_core::{Accumulator, Calibrator, Error, PartCx, Plane, Result, Seen, Source, StageData, TileCx};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 use crate::integer::{SHIFTS, to_bytes};
@@ -20,18 +20,24 @@ const TENSORS: [&str; 4] = ["weights", "reference", "shift", "grid"];
 pub(super) struct PredictCalibrator {
     references: Vec<Vec<usize>>,
     widths: Vec<usize>,
+    source: Source,
 }
 
 impl PredictCalibrator {
-    pub(super) fn new(references: Vec<Vec<usize>>, planes: &[Plane]) -> Self {
+    pub(super) fn new(references: Vec<Vec<usize>>, planes: &[Plane], source: Source) -> Self {
         let width = |others: &Vec<usize>| others.iter().map(|other| planes[*other].channels()).sum();
-        Self { widths: references.iter().map(width).collect(), references }
+        Self { widths: references.iter().map(width).collect(), references, source }
     }
 }
 
 impl Calibrator for PredictCalibrator {
     fn accumulator(&self, plane: &Plane) -> Box<dyn Accumulator> {
-        let (rows, cols) = (self.widths.get(plane.index).copied().unwrap_or(0), plane.channels());
+        let cols = plane.channels();
+        // For chunks there will be no predictors, and no sums.
+        let rows = match self.source {
+            Source::Profile => self.widths.get(plane.index).copied().unwrap_or(0),
+            Source::Chunk => 0,
+        };
         Box::new(Sums {
             seen: 0,
             filled: 0,
@@ -48,7 +54,11 @@ impl Calibrator for PredictCalibrator {
     }
 
     fn finish(&self, planes: Vec<StageData>) -> Result<StageData> {
-        carried::join_bytes(&TENSORS, &planes)
+        match self.source {
+            Source::Profile => carried::join_bytes(&TENSORS, &planes),
+            // It would be larger than what it saves, and fit nothing but the chunk.
+            Source::Chunk => Err(Error::profile("`predict` needs a profile (`cacheg profile`)")),
+        }
     }
 }
 

@@ -1,0 +1,78 @@
+//! Pipelines that predict planes from others, there and back.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use cacheg::core::Container;
+use cacheg::{ErrorKind, KvCache, Limits, Pipeline, Profile, Registry, calibrate};
+use common::{decode, encode, rmse};
+
+const SPEC: &str = "sinks(first=2)|unrope|mean|predict|klt|bins(step=0.25)|rans";
+
+/// The sample's first 100 tokens, and a profile of its last ones.
+fn setup(registry: &Registry, spec: &str) -> (KvCache, Profile) {
+    let file = cacheg::sample().unwrap();
+    let other = KvCache::copy_of(&file.view(), 40, 128);
+    let pipeline = Pipeline::parse(registry, spec).unwrap();
+    let profile = calibrate(&[pipeline], &[other.view()], 64, &|_| ()).unwrap();
+    (KvCache::copy_of(&file.view(), 0, 100), profile)
+}
+
+#[test]
+fn decoders_predict_as_encoders_do() {
+    let registry = cacheg::builtins().unwrap();
+    for spec in [
+        SPEC,
+        "predict(layers=2;v-from-k=false)|uniform(bits=6)|raw",
+        "mean|klt|predict|bins(step=0.5)|range",
+    ] {
+        let (kv, profile) = setup(&registry, spec);
+        let spread = rmse(&kv, &KvCache::zeros(kv.geometry(), 100, 0));
+        for chunk in [100, 33, 1] {
+            let bytes = encode(&registry, spec, &kv, Some(&profile), chunk).unwrap();
+            let back = decode(&registry, &bytes, Some(&profile)).unwrap();
+            assert!(rmse(&kv, &back) < 0.25 * spread, "{spec}: {} of {spread}", rmse(&kv, &back));
+            // The same on any number of threads.
+            let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            one.install(|| {
+                assert_eq!(encode(&registry, spec, &kv, Some(&profile), chunk).unwrap(), bytes, "{spec}");
+                assert_eq!(decode(&registry, &bytes, Some(&profile)).unwrap(), back, "{spec}");
+            });
+        }
+    }
+}
+
+#[test]
+fn without_a_profile_or_the_other_planes_it_is_refused() {
+    let registry = cacheg::builtins().unwrap();
+    let (kv, profile) = setup(&registry, SPEC);
+    let error = encode(&registry, SPEC, &kv, None, 100).unwrap_err();
+    assert!(error.kind() == ErrorKind::Profile && error.to_string().contains("predict"), "{error}");
+    let bytes = encode(&registry, SPEC, &kv, Some(&profile), 100).unwrap();
+    let container = Container::parse(&bytes, &Limits::default()).unwrap();
+    let chunk = &container.chunks[0];
+    let plan = chunk.bind(&registry, Some(&profile)).unwrap();
+    let mut out = KvCache::zeros(kv.geometry(), 100, 0);
+    let error =
+        chunk.decode_groups(&plan, 0..1, &mut out.view_mut().planes_mut()[..1], 0, &|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // Two stages that predict.
+    let twice = Pipeline::parse(&registry, "predict|predict|bins(step=0.5)|rans").unwrap();
+    let error = calibrate(&[twice], &[kv.view()], 64, &|_| ()).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidSetting && error.to_string().contains("second"), "{error}");
+}
+
+/// Damage is noticed, or it is an error, or rubbish comes out: nothing panics.
+#[test]
+fn damaged_chunks() {
+    let registry = cacheg::builtins().unwrap();
+    let (kv, profile) = setup(&registry, SPEC);
+    let bytes = encode(&registry, SPEC, &kv, Some(&profile), 100).unwrap();
+    for at in (0..bytes.len()).step_by(bytes.len() / 97) {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        assert!(decode(&registry, &bad, Some(&profile)).is_err(), "byte {at}");
+        assert!(decode(&registry, &bytes[..at], Some(&profile)).is_err(), "cut at {at}");
+    }
+}
