@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Last queries and attention statistics, too
     #[arg(long)]
     statistics: bool,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Replace the output if it exists

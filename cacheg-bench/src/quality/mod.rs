@@ -64,7 +64,7 @@ pub(crate) struct Args {
     /// Tokens with which the model goes on alone
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     greedy: u32,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Statistics to calibrate profiles with, from `cacheg-bench calibrate`
