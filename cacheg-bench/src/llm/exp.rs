@@ -36,7 +36,7 @@ pub(super) fn swiglu(gate_up: &[f32], out: &mut [f32]) {
 #[multiversion(targets("x86_64+avx512f+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn geglu(gate_up: &[f32], out: &mut [f32]) {
     // x (1 + tanh y) / 2 = x / (1 + exp(-2 y)), y = √(2/π) (x + 0.044715 x³).
-    const TWICE: f32 = 1.595_769_1;
+    const TWICE: f32 = 1.595_769;
     let (gate, up) = gate_up.split_at(out.len());
     for ((out, x), up) in out.iter_mut().zip(gate).zip(up) {
         let y = TWICE * (x + 0.044_715 * x * x * x);
