@@ -168,6 +168,12 @@ pub(crate) fn describe(report: &mut Report, path: &Path, model: &Model, lengths:
     report.field("model", path.display().to_string());
     report.field("model_sha256", model_hash(path)?);
     report.field("kv_bytes_per_token", model.geometry().bytes_per_token());
+    if model.hyper().local.is_some() {
+        // Bits are counted over all values; so many of them can still be seen behind the context.
+        let all = model.geometry().values_per_token() * lengths.tokens as u64;
+        let percent = model.hyper().visible_values(lengths.tokens) as f64 * 100.0 / all as f64;
+        report.field("visible_values_percent", percent);
+    }
     report.field("tokens", lengths.tokens);
     report.field("continuation_tokens", lengths.continuation);
     report.field("greedy_tokens", lengths.greedy);

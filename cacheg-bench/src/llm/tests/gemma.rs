@@ -6,7 +6,7 @@ use cacheg::core::{Dtype, Kept};
 use cacheg::{KvCache, KvView};
 
 use super::{bits, tiny, with_dtype};
-use crate::llm::{Block, KvState, Model, Tokenizer, resolve};
+use crate::llm::{Block, KvState, Model, Step, Tokenizer, resolve};
 
 /// Tokens that a token of `gemma3.gguf` sees in local layers.
 const WINDOW: usize = 20;
@@ -144,13 +144,38 @@ fn tokens_are_those_of_sentencepiece() {
     assert_eq!(tokenizer.encode_more("    ").unwrap(), [8, blank[0]]);
 }
 
-/// Gemma's own vocabulary, where it has been fetched.
+/// Where `cacheg-bench model get gemma3` has been.
+fn real() -> Option<std::path::PathBuf> {
+    resolve(Some(Path::new("gemma3"))).map_err(|e| eprintln!("SKIPPED: {e}")).ok()
+}
+
+/// On the model itself, across windows of 512 tokens.
+#[test]
+fn chunks_and_batches_change_no_bit() {
+    let Some(path) = real() else { return };
+    let model = Model::open(&path, &|_, _| ()).unwrap();
+    let text = include_str!("../../../texts/test/novel-1.txt");
+    let tokens = Tokenizer::open(&path).unwrap().encode(text).unwrap();
+    let (mut whole, mut kv) = (KvState::new(model.geometry()), KvState::new(model.geometry()));
+    let want = bits(&model.forward(&tokens[..800], &mut whole).unwrap());
+    let (mut got, mut rest) = (Vec::new(), &tokens[..800]);
+    for len in [1, 300, 255, 1, 2, 200, 41] {
+        let (chunk, after) = rest.split_at(len);
+        got.extend(bits(&model.forward(chunk, &mut kv).unwrap()));
+        kv = model.state_of(&kv.to_cache().unwrap().view()).unwrap();
+        rest = after;
+    }
+    assert!(rest.is_empty() && kv == whole && got == want);
+    let [mut a, mut b] = [KvState::new(model.geometry()), KvState::new(model.geometry())];
+    let mut steps =
+        [Step { tokens: &tokens[7..20], kv: &mut a }, Step { tokens: &tokens[..800], kv: &mut b }];
+    assert!(bits(&model.forward_steps(&mut steps, None).unwrap()[1]) == want && b == whole);
+}
+
+/// Gemma's own vocabulary.
 #[test]
 fn runs_of_blanks_newlines_and_tabs_are_tokens() {
-    let path = match resolve(Some(Path::new("gemma3"))) {
-        Ok(path) => path,
-        Err(e) => return eprintln!("SKIPPED: {e}"),
-    };
+    let Some(path) = real() else { return };
     let tokenizer = Tokenizer::open(&path).unwrap();
     let ids = |text: &str| tokenizer.encode_more(text).unwrap();
     assert_eq!((ids(" "), ids("\n"), ids("\t")), (vec![236_743], vec![107], vec![255_968]));
