@@ -12,6 +12,7 @@ mod retrieval;
 pub(crate) mod rows;
 pub(crate) mod source;
 pub(crate) mod topics;
+mod visible;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use measure::{Lengths, Outcome, Task};
 /// once on its own cache and once on each reconstruction, and predictions are compared.
 ///
 /// bits_per_value counts all bytes of the container, but not the profile that all contexts share (profile_bytes).
+/// visible_bits_per_value, of models with local layers, counts bytes and values of what the next token sees.
 /// kl is the mean of KL(reference ‖ codec) over the tokens that are read, in nats; top1_percent is how often the
 /// likeliest next token is the same; delta_ppl_percent is the change of perplexity. greedy_percent: the model goes on
 /// alone, so many of its tokens are at their place; greedy_first: so many before the first that differs. The task
@@ -169,7 +171,7 @@ pub(crate) fn describe(report: &mut Report, path: &Path, model: &Model, lengths:
     report.field("model_sha256", model_hash(path)?);
     report.field("kv_bytes_per_token", model.geometry().bytes_per_token());
     if model.hyper().local.is_some() {
-        // Bits are counted over all values; so many of them can still be seen behind the context.
+        // What `visible_bits_per_value` is of.
         let all = model.geometry().values_per_token() * lengths.tokens as u64;
         let percent = model.hyper().visible_values(lengths.tokens) as f64 * 100.0 / all as f64;
         report.field("visible_values_percent", percent);
