@@ -108,7 +108,7 @@ mod tests {
         });
         let mut importance = Importance::new(tokens, None);
         let weights: Vec<f32> = (0..2 * tokens).map(|at| (at % tokens) as f32).collect();
-        (0..3).for_each(|_| importance.push_layer(1, &weights, &[]).unwrap());
+        (0..3).for_each(|_| importance.push_layer(1, &weights, &weights).unwrap());
         let pipeline = Pipeline::parse(&cacheg::builtins().unwrap(), spec).unwrap();
         let encoder = Encoder::new(pipeline, &geometry, None).unwrap();
         let mut out = Vec::new();
@@ -142,6 +142,6 @@ mod tests {
         let got = container.len() as f64 - visible(&container, Some(13));
         assert_eq!(got, f64::from(4 * 32 * (16 + 16)));
         let got = container.len() as f64 - visible(&container, Some(25));
-        assert_eq!(got, f64::from(4 * 32 * (16 + 8 + 1)));
+        assert_eq!(got, f64::from(4 * 32 * (16 + 8)));
     }
 }
