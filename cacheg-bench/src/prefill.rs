@@ -14,7 +14,8 @@ use serde_json::json;
 const RECENT: usize = 64;
 
 /// The file holds `layers.{i}.key` and `layers.{i}.value`, `[kv_heads, tokens, head_dim]`, f16, keys after RoPE, and
-/// as metadata RoPE's parameters, `token_ids` and `continuation_ids` (JSON lists). With --statistics also, all f32:
+/// as metadata RoPE's parameters, `token_ids` and `continuation_ids` (JSON lists), and of models with local layers
+/// `sliding_window`, by layer the tokens that a token sees there, or null. With --statistics also, all f32:
 ///
 /// `layers.{i}.queries`, `[query_heads, 64, head_dim]`: the last queries after RoPE;
 /// `layers.{i}.attention_sum`, `[query_heads, tokens]`: attention weight that a token got, summed over all queries;
@@ -41,7 +42,7 @@ pub(crate) struct Args {
     /// Last queries and attention statistics, too
     #[arg(long)]
     statistics: bool,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Replace the output if it exists
@@ -135,6 +136,10 @@ fn write(
     metadata.insert("kv_heads".into(), hyper.kv_heads.to_string());
     metadata.insert("head_dim".into(), hyper.head_dim.to_string());
     metadata.insert("query_heads".into(), hyper.heads.to_string());
+    let windows: Vec<Option<usize>> = (0..hyper.layers).map(|layer| hyper.window_of(layer)).collect();
+    if windows.iter().any(Option::is_some) {
+        metadata.insert("sliding_window".into(), json!(windows).to_string());
+    }
     metadata.insert("token_ids".into(), json!(context).to_string());
     metadata.insert("continuation_ids".into(), json!(continuation).to_string());
     let (heads, dim) = (hyper.heads, hyper.head_dim);

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Replace another context of that name
     #[arg(long)]
     replace: bool,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Report as JSON

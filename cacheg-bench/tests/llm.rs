@@ -30,7 +30,11 @@ fn json(folder: &Path, args: &[&str]) -> Value {
 }
 
 fn model() -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny/tiny.gguf");
+    tiny("tiny.gguf")
+}
+
+fn tiny(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(name);
     path.to_str().unwrap().to_owned()
 }
 
@@ -142,6 +146,34 @@ fn codecs_are_judged_by_what_the_model_makes_of_them() {
     assert!(with(&["--codecs", "q9"]).contains("unknown preset `q9`"));
     assert!(with(&["--csv", "out.csv"]).contains("--force"));
     assert!(with(&["--contexts", "longchat:a.txt"]).contains("a.txt, line 1: invalid data: not a JSON"));
+}
+
+/// Of three local layers out of four, 19 tokens of 48 can still be seen.
+#[test]
+fn what_local_layers_see_is_counted_apart() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), tiny("gemma3.gguf"));
+    let folder = folder.path();
+    std::fs::write(folder.join("a.txt"), words(1, 60)).unwrap();
+    let out = ["prefill", "a.txt", "--model", &model, "-o", "kv.safetensors", "--json"];
+    json(folder, &out);
+    let file = KvFile::open(&folder.join("kv.safetensors"), &Limits::default()).unwrap();
+    assert_eq!(file.metadata()["sliding_window"], "[20,20,null,20]");
+    let thetas: Vec<f64> = file.geometry().groups().iter().map(|group| group.rope.unwrap().theta).collect();
+    assert_eq!(thetas, [1e4, 2e5, 1e4]);
+    let args = ["quality", "--contexts", "a.txt", "--codecs", "f16,q8,text", "--tokens", "48"];
+    let args = [&args[..], &["--continuation", "8", "--greedy", "1", "--model", &model, "--json"]].concat();
+    let report = json(folder, &args);
+    let percent = report["visible_values_percent"].as_f64().unwrap();
+    assert!((percent - 100.0 * f64::from(3 * 19 + 48) / 192.0).abs() < 1e-9, "{percent}");
+    let rows = report["rows"].as_array().unwrap();
+    for (row, bits) in rows.iter().zip([16.0, 9.0]) {
+        let visible = row["visible_bits_per_value"].as_f64().unwrap();
+        // Headers count as a whole.
+        assert!(visible > row["bits_per_value"].as_f64().unwrap() && visible > bits, "{row}");
+    }
+    // No model is called so, nor has it been fetched.
+    let error = error(folder, &["model", "show", "--model", "gemma3"]);
+    assert!(error.contains("model get gemma3"), "{error}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// A page with curves and tables of all rows, see `cacheg-bench report`; replaced when a run goes on
     #[arg(long, value_name = "HTML")]
     report: Option<PathBuf>,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// List the codecs and stop

@@ -13,7 +13,8 @@ use crate::llm::{AttentionBlock, Model, Observer};
 /// Cached tokens whose sums of products are in hand at a time: 540 kB for heads of 64 channels.
 const TOGETHER: usize = 64;
 
-/// What attention's outputs do to the residual stream: `WᵀW` of every query head's part of the output projection.
+/// What attention's outputs do to the residual stream: `WᵀW` of every query head's part of the output projection, with
+/// the weights of a norm behind it.
 pub(super) struct Outputs {
     dim: usize,
     /// By layer: `[query heads, dim, dim]`.
@@ -49,11 +50,14 @@ pub(super) struct Sensitivity<'a> {
     sinks: usize,
     group: usize,
     hidden: usize,
-    products: Products,
+    /// By layer, as layers may rotate differently.
+    products: Vec<Products>,
     /// By layer and KV head.
     heads: Vec<Vec<Mutex<Head>>>,
     /// By layer: mean squares of the residual stream, summed over tokens.
     residual: Vec<Mutex<f64>>,
+    /// By layer: squares of what norms behind the output projection multiplied rows by, and how many rows.
+    normed: Vec<Mutex<(f64, usize)>>,
 }
 
 /// One KV head of one layer.
@@ -73,7 +77,8 @@ impl<'a> Sensitivity<'a> {
     pub(super) fn new(model: &Model, outputs: &'a Outputs, cached: &Cached, sinks: usize) -> Self {
         let hyper = model.hyper();
         let (dim, kv_heads, group, tokens) = (hyper.head_dim, hyper.kv_heads, hyper.group(), cached.tokens);
-        let products = Products::new(hyper.rope, dim, tokens);
+        let products: Vec<Products> =
+            (0..hyper.layers).map(|layer| Products::new(hyper.rope_of(layer), dim, tokens)).collect();
         let head = |layer: usize, head: usize| {
             let rows = cached.values[layer].chunks_exact(kv_heads * dim);
             let values: Vec<f32> = rows.flat_map(|row| &row[head * dim..][..dim]).copied().collect();
@@ -87,7 +92,7 @@ impl<'a> Sensitivity<'a> {
                 (gram, energies)
             };
             let (grams, energies) = (0..group).map(of_query).unzip();
-            let sums = || vec![0.0; products.len()];
+            let sums = || vec![0.0; products[layer].len()];
             Mutex::new(Head {
                 values,
                 grams,
@@ -98,7 +103,8 @@ impl<'a> Sensitivity<'a> {
         };
         let heads = (0..hyper.layers).map(|layer| (0..kv_heads).map(|h| head(layer, h)).collect()).collect();
         let residual = (0..hyper.layers).map(|_| Mutex::new(0.0)).collect();
-        Self { outputs, tokens, sinks, group, hidden: hyper.hidden, products, heads, residual }
+        let normed = (0..hyper.layers).map(|_| Mutex::new((0.0, 0))).collect();
+        Self { outputs, tokens, sinks, group, hidden: hyper.hidden, products, heads, residual, normed }
     }
 
     /// Adds everything to the sums. The result is, by layer and KV head, the mean squared attention weight of every cached
@@ -111,19 +117,22 @@ impl<'a> Sensitivity<'a> {
             layers.iter_mut().zip(self.heads).zip(self.residual).enumerate()
         {
             sums.residual += residual.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let (squares, rows) = *self.normed[layer].lock().unwrap_or_else(PoisonError::into_inner);
+            let scale = if rows > 0 { squares / rows as f64 } else { 1.0 };
             let mut of_layer = Vec::new();
             for (index, head) in heads.into_iter().enumerate() {
-                let head = head.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let mut head = head.into_inner().unwrap_or_else(PoisonError::into_inner);
+                head.queries.iter_mut().flatten().for_each(|sum| *sum *= scale);
                 let place = index * square..(index + 1) * square;
                 for (name, queries) in ["sink_sensitivity", "sensitivity"].into_iter().zip(&head.queries) {
-                    self.products
+                    self.products[layer]
                         .add_matrix(queries, &mut sums.get_mut(&format!("key.{name}"))[place.clone()]);
                 }
                 for (query, squares) in head.squares.iter().enumerate() {
                     let gram = &self.outputs.grams[layer][(index * self.group + query) * square..][..square];
                     let (sinks, others) = squares.split_at(self.sinks);
                     for (name, squares) in [("sink_sensitivity", sinks), ("sensitivity", others)] {
-                        let weight: f64 = squares.iter().sum();
+                        let weight = scale * squares.iter().sum::<f64>();
                         let out = &mut sums.get_mut(&format!("value.{name}"))[place.clone()];
                         out.iter_mut().zip(gram).for_each(|(sum, x)| *sum += weight * x);
                     }
@@ -142,10 +151,11 @@ impl Observer for Sensitivity<'_> {
     fn attention(&self, block: &AttentionBlock<'_>) {
         let mut head = self.heads[block.layer][block.kv_head].lock().unwrap_or_else(PoisonError::into_inner);
         let weights = head.weights(block, self.tokens);
-        let (dim, len) = (self.outputs.dim, self.products.len());
+        let of_channels = &self.products[block.layer];
+        let (dim, len) = (self.outputs.dim, of_channels.len());
         let queries = block.scaled_queries.chunks_exact(dim);
         let mut products = vec![0.0; queries.len() * len];
-        products.chunks_exact_mut(len).zip(queries).for_each(|(out, query)| self.products.of(query, out));
+        products.chunks_exact_mut(len).zip(queries).for_each(|(out, query)| of_channels.of(query, out));
         let products = Matrix::dense(&products, len);
         let weights = Matrix::dense(&weights, self.tokens);
         let mut sums = vec![0.0; TOGETHER.min(self.tokens) * len];
@@ -154,7 +164,7 @@ impl Observer for Sensitivity<'_> {
             let sums = &mut sums[..tokens * len];
             product(sums, false, weights.columns(first, tokens).turned(), products);
             for (token, sums) in (first..).zip(sums.chunks_exact(len)) {
-                self.products.add_turned(token, sums, &mut head.queries[usize::from(token >= self.sinks)]);
+                of_channels.add_turned(token, sums, &mut head.queries[usize::from(token >= self.sinks)]);
             }
         }
     }
@@ -163,6 +173,14 @@ impl Observer for Sensitivity<'_> {
         let mut sum = self.residual[layer].lock().unwrap_or_else(PoisonError::into_inner);
         let squares: f64 = rows.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
         *sum += squares / self.hidden as f64;
+    }
+
+    /// A norm divides by what the projection gave: taken as a constant, the mean over the continuation. That it also takes
+    /// away the part of an error along the row is left out.
+    fn normed(&self, layer: usize, scales: &[f32]) {
+        let mut sums = self.normed[layer].lock().unwrap_or_else(PoisonError::into_inner);
+        sums.0 += scales.iter().map(|scale| f64::from(*scale) * f64::from(*scale)).sum::<f64>();
+        sums.1 += scales.len();
     }
 }
 

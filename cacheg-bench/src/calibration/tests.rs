@@ -9,7 +9,8 @@ use super::*;
 use crate::llm::{AttentionBlock, Observer};
 
 const SINKS: usize = 2;
-const CONTEXT: usize = 13;
+/// With the continuation, longer than the windows of `gemma3.gguf`.
+const CONTEXT: usize = 17;
 const CONTINUATION: usize = 7;
 
 fn model(name: &str) -> Model {
@@ -41,6 +42,7 @@ struct Captured {
     layer: usize,
     kv_head: usize,
     seen: Mutex<(Vec<f32>, Vec<Vec<f32>>)>,
+    scales: Mutex<Vec<f32>>,
 }
 
 impl Observer for Captured {
@@ -51,13 +53,30 @@ impl Observer for Captured {
             seen.1.extend(block.weights.chunks_exact(block.stride).map(|row| row[..CONTEXT].to_vec()));
         }
     }
+
+    fn normed(&self, layer: usize, scales: &[f32]) {
+        if layer == self.layer {
+            self.scales.lock().unwrap().extend(scales);
+        }
+    }
+}
+
+fn captured(model: &Model, cache: &KvCache, layer: usize, kv_head: usize) -> Captured {
+    let captured = Captured { layer, kv_head, seen: Mutex::default(), scales: Mutex::default() };
+    let mut kv = KvState::of(&cache.view());
+    model.prefill(&tokens(1)[CONTEXT..], &mut kv, Some(&captured), &|_, _| ()).unwrap();
+    captured
 }
 
 fn attend(model: &Model, cache: &KvCache, layer: usize, kv_head: usize) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let captured = Captured { layer, kv_head, seen: Mutex::default() };
-    let mut kv = KvState::of(&cache.view());
-    model.prefill(&tokens(1)[CONTEXT..], &mut kv, Some(&captured), &|_, _| ()).unwrap();
-    captured.seen.into_inner().unwrap()
+    captured(model, cache, layer, kv_head).seen.into_inner().unwrap()
+}
+
+/// Mean square of what the norm behind a layer's attention multiplies rows by; 1 if there is none.
+fn norm_scale(model: &Model, cache: &KvCache, layer: usize) -> f64 {
+    let scales = captured(model, cache, layer, 0).scales.into_inner().unwrap();
+    let squares: f64 = scales.iter().map(|scale| f64::from(*scale).powi(2)).sum();
+    if scales.is_empty() { 1.0 } else { squares / scales.len() as f64 }
 }
 
 fn context(model: &Model) -> KvCache {
@@ -82,14 +101,15 @@ fn with_error(cache: &KvCache, plane: usize, token: usize, head: usize, error: &
 #[test]
 fn sensitivity_is_what_errors_do_to_the_residual_stream() {
     const SMALL: f32 = 0.02;
-    for name in ["tiny.gguf", "hf"] {
+    for name in ["tiny.gguf", "hf", "gemma3.gguf"] {
         let model = model(name);
         let hyper = model.hyper().clone();
         let (dim, group) = (hyper.head_dim, hyper.group());
         let statistics = statistics(&model, &[1]);
         let cache = context(&model);
-        let rotation = Rotation::new(hyper.rope, 0, CONTEXT);
-        for (layer, head) in [(0, 0), (1, hyper.kv_heads - 1)] {
+        for (layer, head) in [(0, 0), (1, hyper.kv_heads - 1), (hyper.layers - 2, 0)] {
+            let rotation = Rotation::new(hyper.rope_of(layer), 0, CONTEXT);
+            let scale = norm_scale(&model, &cache, layer);
             let weights = model.attention_output(layer).unwrap().to_vec2::<f32>().unwrap();
             for (kind, plane) in [("key", 2 * layer), ("value", 2 * layer + 1)] {
                 let error: Vec<f32> = (0..dim).map(|c| ((c * c + 3 * layer + 1) as f32).sin()).collect();
@@ -108,7 +128,8 @@ fn sensitivity_is_what_errors_do_to_the_residual_stream() {
                         for weights in &weights {
                             let part = &weights[query * dim..][..dim];
                             let moved: f32 = (0..dim).map(|c| part[c] * (plus[c] - minus[c])).sum();
-                            measured[usize::from(token >= SINKS)] += f64::from(moved / (2.0 * SMALL)).powi(2);
+                            measured[usize::from(token >= SINKS)] +=
+                                scale * f64::from(moved / (2.0 * SMALL)).powi(2);
                         }
                     }
                 }
@@ -134,7 +155,7 @@ fn moments_and_importance_are_those_of_the_cached_rows() {
     let (dim, heads) = (model.hyper().head_dim, model.hyper().kv_heads);
     let statistics = statistics(&model, &[1]);
     statistics.validate().unwrap();
-    assert_eq!((statistics.counts().tokens, statistics.counts().pairs), (11, 77));
+    assert_eq!((statistics.counts().tokens, statistics.counts().pairs), (15, 105));
     let cache = context(&model);
     let rotation = Rotation::new(model.hyper().rope, 0, CONTEXT).inverse();
     let width = heads * dim;

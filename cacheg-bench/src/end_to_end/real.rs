@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// No namespaces: loopback, throttled in the client
     #[arg(long)]
     loopback: bool,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Write ttft.svg, slo.svg and timeline.svg to this folder

@@ -22,6 +22,8 @@ pub(super) struct Attend<'a> {
     pub(super) kv: &'a KvState,
     /// Tokens in the cache, the new ones included ([`KvState::tokens`] does not count those yet).
     pub(super) tokens: usize,
+    /// Tokens that a query sees, its own included; all before it, if nothing.
+    pub(super) window: Option<usize>,
     /// Query heads per KV head.
     pub(super) group: usize,
     pub(super) kv_heads: usize,
@@ -86,13 +88,21 @@ impl Attend<'_> {
         // Index in the cache of the first query's token: the newest that it sees.
         let newest = self.tokens - new + task.first;
         let seen = newest + task.count;
+        let position = self.kv.next_position() + task.first as u64;
+        // Where a query's window begins in the cache; a row of nothing looks like the last one.
+        let oldest = |token: usize| {
+            let position = position + token.min(task.count - 1) as u64;
+            self.window.map_or(0, |window| self.kv.first_within(self.layer, task.kv_head, position, window))
+        };
+        // Blocks that nobody sees are left out. They would add zeros: nothing depends on who else is in the task.
+        let begin = oldest(0) / KEYS * KEYS;
         let stride = seen.next_multiple_of(KEYS);
         let mut scores = vec![0.0; padded * stride];
         let (mut block, mut turned) = (vec![0.0; KEYS * dim], vec![0.0; KEYS * dim]);
         let mut part = vec![0.0; padded * KEYS];
         let keys = self.kv.head(self.layer, Kind::Key, task.kv_head);
         let dtype = self.dtype(Kind::Key);
-        for first in (0..seen).step_by(KEYS) {
+        for first in (begin..seen).step_by(KEYS) {
             widen(dtype, keys, first..seen.min(first + KEYS), dim, &mut block);
             // Turned, as `gemm` has a path of its own, and another order of adding up, for few rows otherwise.
             for (token, key) in block.chunks_exact(dim).enumerate() {
@@ -107,18 +117,20 @@ impl Attend<'_> {
         }
         let mut inverse = Vec::with_capacity(padded);
         for (index, scores) in scores.chunks_exact_mut(stride).enumerate() {
-            scores[(newest + index / group + 1).min(seen)..].fill(f32::NEG_INFINITY);
-            inverse.push(1.0 / exp_minus_max(scores));
+            let token = index / group;
+            scores[(newest + token + 1).min(seen)..].fill(f32::NEG_INFINITY);
+            scores[begin..oldest(token)].fill(f32::NEG_INFINITY);
+            inverse.push(1.0 / exp_minus_max(&mut scores[begin..]));
         }
         let mut out = vec![0.0; padded * dim];
         let values = self.kv.head(self.layer, Kind::Value, task.kv_head);
         let dtype = self.dtype(Kind::Value);
-        for first in (0..seen).step_by(KEYS) {
+        for first in (begin..seen).step_by(KEYS) {
             widen(dtype, values, first..seen.min(first + KEYS), dim, &mut block);
             for (scores, part) in scores.chunks_exact(stride).zip(part.chunks_exact_mut(KEYS)) {
                 part.copy_from_slice(&scores[first..first + KEYS]);
             }
-            matmul(&mut out, first > 0, &part, &block, (padded, KEYS, dim));
+            matmul(&mut out, first > begin, &part, &block, (padded, KEYS, dim));
         }
         for (out, inverse) in out.chunks_exact_mut(dim).zip(&inverse) {
             out.iter_mut().for_each(|x| *x *= inverse);
@@ -133,7 +145,7 @@ impl Attend<'_> {
                 kv_head: task.kv_head,
                 group,
                 first: newest,
-                position: self.kv.next_position() + task.first as u64,
+                position,
                 tokens: self.tokens,
                 scaled_queries: &queries[..rows * dim],
                 weights: &scores[..rows * stride],

@@ -10,12 +10,19 @@ use cacheg::{Error, Result};
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device, Tensor};
 
-use super::Hyper;
 use super::candle::{first_line, reading};
 use super::weights::{Name, Part, Weights};
+use super::{Block, Hyper, Local};
 
 /// Per-channel divisors of RoPE's frequencies, the only trace of Llama 3.1's scaling in GGUF files.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// The architecture of Gemma 3.
+const GEMMA3: &str = "gemma3";
+
+/// Layers of Gemma 3 27B, whose queries are divided by another number than the root of a head's width; its files do not
+/// say so.
+const GEMMA3_27B: usize = 62;
 
 /// An open GGUF file.
 pub(super) struct Gguf {
@@ -130,11 +137,35 @@ impl Gguf {
     fn pairing(architecture: &str) -> Result<Pairing> {
         match architecture {
             "llama" => Ok(Pairing::Interleaved),
-            "qwen2" => Ok(Pairing::Half),
+            "qwen2" | GEMMA3 => Ok(Pairing::Half),
             other => Err(Error::unsupported(format!(
-                "architecture `{other}`; Llama-type models can run: `llama` (Llama, Mistral, SmolLM …), `qwen2`"
+                "architecture `{other}`; Llama-type models can run: `llama` (Llama, Mistral, SmolLM …), `qwen2`, and \
+                 `gemma3`"
             ))),
         }
+    }
+
+    /// Gemma 3's local layers. Files name their window and, if they are new, what else converters used to leave out.
+    fn local(&self, rope: &Rope) -> Result<Local> {
+        let key = |name: &str| format!("{GEMMA3}.{name}");
+        for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if self.float(&key(name))?.is_some_and(|cap| cap != 0.0) {
+                return Err(Error::unsupported(format!("`{}`", key(name))));
+            }
+        }
+        let number = |name: &str| -> Result<Option<usize>> {
+            let found = self.number(&key(name))?;
+            found.map(|n| usize::try_from(n).map_err(|_| Error::limit(format!("`{name}`: {n}")))).transpose()
+        };
+        let window = "attention.sliding_window";
+        let theta = self.float(&key("rope.freq_base_swa"))?.unwrap_or(10_000.0);
+        Ok(Local {
+            window: number(window)?
+                .ok_or_else(|| Error::data(format!("no `{}` in the metadata", key(window))))?,
+            period: number("attention.sliding_window_pattern")?.unwrap_or(6),
+            // Scaling is for long distances: global layers alone have it.
+            rope: Rope { theta, scaling: None, ..*rope },
+        })
     }
 }
 
@@ -170,10 +201,16 @@ impl Weights for Gguf {
         let embedding =
             self.content.tensor_infos.get("token_embd.weight").and_then(|t| t.shape.dims().first().copied());
         let epsilon = format!("{architecture}.attention.layer_norm_rms_epsilon");
+        let rope = self.rope(&architecture, head_dim)?;
+        let layers = need("block_count")?;
+        let gemma = architecture == GEMMA3;
+        if gemma && layers == GEMMA3_27B {
+            return Err(Error::unsupported("Gemma 3 27B, which scales its queries otherwise"));
+        }
         let hyper = Hyper {
             vocabulary: maybe("vocab_size")?.or(embedding).or(tokens).unwrap_or(0),
             context: need("context_length")?,
-            layers: need("block_count")?,
+            layers,
             hidden,
             feed_forward: need("feed_forward_length")?,
             heads,
@@ -182,7 +219,9 @@ impl Weights for Gguf {
             norm_epsilon: self
                 .float(&epsilon)?
                 .ok_or_else(|| Error::data(format!("no `{epsilon}` in the metadata")))?,
-            rope: self.rope(&architecture, head_dim)?,
+            local: gemma.then(|| self.local(&rope)).transpose()?,
+            rope,
+            block: if gemma { Block::Gemma3 } else { Block::Llama },
             architecture,
         };
         hyper.checked()

@@ -1,4 +1,4 @@
-//! A Llama-type language model whose KV cache is in our hands: read out, replaced by a reconstruction, extended.
+//! A language model, of Llama's type or Gemma 3, whose KV cache is in our hands: read out, replaced by a reconstruction, extended.
 //!
 //! candle reads the files (GGUF of any quantisation it knows, safetensors) and does the matrix products; attention
 //! runs here, over the cache as an engine would keep it: f16, keys after RoPE.
@@ -39,12 +39,13 @@ mod pretokenizers;
 mod recompute;
 pub(crate) mod rope;
 mod safetensors;
+mod sentencepiece;
 mod state;
 mod tokenizer;
 mod weights;
 
-pub use fetch::{FETCHABLE, Fetchable, Fetched, cache_folder, fetch, model_hash, resolve};
-pub use hyper::Hyper;
+pub use fetch::{FETCHABLE, Fetchable, Fetched, Piece, cache_folder, fetch, model_hash, resolve};
+pub use hyper::{Block, Hyper, Local};
 pub use model::{Model, Progress, Step, argmax, log_sum_exp};
 pub use observe::{AttentionBlock, AttentionSums, LayerAttention, Observer};
 pub use recompute::Prefill;

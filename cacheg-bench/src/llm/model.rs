@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use super::attention::Attend;
 use super::candle::computing;
 use super::linear::Linear;
-use super::ops::{rms_norm, swiglu};
+use super::ops::{Activation, gated, rms_norm, rms_norm_row, rms_scale};
 use super::rope::Rotation;
 use super::weights::{self, Part, Weights};
-use super::{Hyper, KvState, Observer};
+use super::{Block, Hyper, KvState, Observer};
 
 /// Called with what is done and what there is to do.
 pub type Progress<'a> = &'a dyn Fn(usize, usize);
@@ -21,7 +21,7 @@ pub type Progress<'a> = &'a dyn Fn(usize, usize);
 /// Tokens that run at a time: enough for full speed, and activations stay small.
 const CHUNK: usize = 512;
 
-/// A Llama-type model in memory, its weights in f32.
+/// A Llama-type model or a Gemma 3 in memory, its weights in f32.
 pub struct Model {
     hyper: Hyper,
     geometry: Geometry,
@@ -42,6 +42,17 @@ struct Layer {
     feed_forward_norm: Tensor,
     gate_up: Linear,
     down: Linear,
+    more: Option<MoreNorms>,
+}
+
+/// Norms that only Gemma 3 has.
+struct MoreNorms {
+    /// Of a head, `[head_dim]`.
+    query: Vec<f32>,
+    key: Vec<f32>,
+    /// Behind the output projections, `[hidden]`.
+    attention: Tensor,
+    feed_forward: Tensor,
 }
 
 /// One of several sequences that run together: its next tokens, and the cache that they see and extend.
@@ -94,7 +105,8 @@ impl Model {
         // A tensor that nobody asked for does something that this forward pass does not do.
         if let Some(name) = weights.left().first() {
             return Err(Error::unsupported(format!(
-                "the tensor `{name}`; this is not quite a Llama-type model"
+                "the tensor `{name}`; this is not quite a model of architecture `{}`",
+                hyper.architecture
             )));
         }
         let geometry = hyper.geometry()?;
@@ -208,22 +220,39 @@ impl Model {
         if ids.is_empty() {
             return Err(Error::data("no tokens"));
         }
-        let rotations: Vec<Rotation> = steps
-            .iter()
-            .map(|step| Rotation::new(self.hyper.rope, step.kv.next_position(), step.tokens.len()))
-            .collect();
+        let rotations: Vec<Rotations> = steps.iter().map(|step| Rotations::of(&self.hyper, step)).collect();
+        let (scale, activation) = match self.hyper.block {
+            Block::Llama => (None, Activation::Silu),
+            Block::Gemma3 => (Some((self.hyper.hidden as f64).sqrt()), Activation::Gelu),
+        };
         let run = || -> candle_core::Result<Vec<Tensor>> {
             let ids = Tensor::new(ids, &Device::Cpu)?;
             let mut x = self.embedding.index_select(&ids, 0)?;
+            if let Some(scale) = scale {
+                x = (x * scale)?;
+            }
             let epsilon = self.hyper.norm_epsilon as f32;
             for (index, layer) in self.layers.iter().enumerate() {
                 let attended = self.attend(index, layer, &x, steps, &rotations, observer)?;
-                x = (x + layer.attention_output.forward(&attended)?)?;
+                let mut attended = layer.attention_output.forward(&attended)?;
+                if let Some(more) = &layer.more {
+                    if let Some(observer) = observer {
+                        let rows = attended.to_vec2::<f32>()?;
+                        let scales: Vec<f32> = rows.iter().map(|row| rms_scale(row, epsilon)).collect();
+                        observer.normed(index, &scales);
+                    }
+                    attended = rms_norm(&attended, &more.attention, epsilon)?;
+                }
+                x = (x + attended)?;
                 if let Some(observer) = observer {
                     observer.residual(index, &x.flatten_all()?.to_vec1::<f32>()?);
                 }
                 let inner = rms_norm(&x, &layer.feed_forward_norm, epsilon)?;
-                x = (x + layer.down.forward(&swiglu(&layer.gate_up.forward(&inner)?)?)?)?;
+                let mut inner = layer.down.forward(&gated(&layer.gate_up.forward(&inner)?, activation)?)?;
+                if let Some(more) = &layer.more {
+                    inner = rms_norm(&inner, &more.feed_forward, epsilon)?;
+                }
+                x = (x + inner)?;
             }
             let x = rms_norm(&x, &self.norm, epsilon)?;
             let mut first = 0;
@@ -265,17 +294,19 @@ impl Model {
         layer: &Layer,
         x: &Tensor,
         steps: &mut [Step<'_>],
-        rotations: &[Rotation],
+        rotations: &[Rotations],
         observer: Option<&dyn Observer>,
     ) -> candle_core::Result<Tensor> {
         let Hyper { heads, kv_heads, head_dim, .. } = self.hyper;
-        let normed = rms_norm(x, &layer.attention_norm, self.hyper.norm_epsilon as f32)?;
+        let epsilon = self.hyper.norm_epsilon as f32;
+        let normed = rms_norm(x, &layer.attention_norm, epsilon)?;
         let qkv = layer.qkv.forward(&normed)?.flatten_all()?.to_vec1::<f32>()?;
         let (query, key) = (heads * head_dim, kv_heads * head_dim);
         let width = query + 2 * key;
         let mut out = Vec::with_capacity(qkv.len() / width * query);
         let mut rest = &qkv[..];
-        for (number, (step, rotation)) in steps.iter_mut().zip(rotations).enumerate() {
+        for (number, (step, rotations)) in steps.iter_mut().zip(rotations).enumerate() {
+            let rotation = rotations.at(&self.hyper, index);
             let (rows, after) = rest.split_at(step.tokens.len() * width);
             rest = after;
             let [mut queries, mut keys, mut values] =
@@ -286,8 +317,13 @@ impl Model {
                 queries.extend_from_slice(q);
                 keys.extend_from_slice(k);
                 values.extend_from_slice(v);
-                rotation.rotate(token, &mut queries[token * query..], head_dim);
-                rotation.rotate(token, &mut keys[token * key..], head_dim);
+                let (q, k) = (&mut queries[token * query..], &mut keys[token * key..]);
+                if let Some(more) = &layer.more {
+                    q.chunks_exact_mut(head_dim).for_each(|head| rms_norm_row(head, &more.query, epsilon));
+                    k.chunks_exact_mut(head_dim).for_each(|head| rms_norm_row(head, &more.key, epsilon));
+                }
+                rotation.rotate(token, q, head_dim);
+                rotation.rotate(token, k, head_dim);
             }
             step.kv.push_rows(KvState::plane(index, Kind::Key), &keys);
             step.kv.push_rows(KvState::plane(index, Kind::Value), &values);
@@ -296,6 +332,7 @@ impl Model {
                 layer: index,
                 tokens: step.kv.tokens() + step.tokens.len(),
                 kv: step.kv,
+                window: self.hyper.window_of(index),
                 group: self.hyper.group(),
                 kv_heads,
                 head_dim,
@@ -357,13 +394,37 @@ impl Model {
         Ok(out)
     }
 
-    /// The output projection of a layer's attention, `[hidden, heads * head_dim]`.
+    /// The output projection of a layer's attention, `[hidden, heads * head_dim]`; if a norm is behind it, times the norm's
+    /// weights, so that what is left of the norm is to divide a token's row by a number ([`Observer::normed`]).
     ///
     /// # Errors
     /// If there is no such layer.
     pub fn attention_output(&self, layer: usize) -> Result<Tensor> {
         let found = self.layers.get(layer).ok_or_else(|| Error::data(format!("no layer {layer}")))?;
-        found.attention_output.weight().map_err(computing)
+        let weight = || match &found.more {
+            None => found.attention_output.weight(),
+            Some(more) => found.attention_output.weight()?.broadcast_mul(&more.attention.unsqueeze(1)?),
+        };
+        weight().map_err(computing)
+    }
+}
+
+/// Rotations of a step's tokens.
+struct Rotations {
+    global: Rotation,
+    /// In local layers.
+    local: Option<Rotation>,
+}
+
+impl Rotations {
+    fn of(hyper: &Hyper, step: &Step<'_>) -> Self {
+        let of = |rope| Rotation::new(rope, step.kv.next_position(), step.tokens.len());
+        Self { global: of(hyper.rope), local: hyper.local.as_ref().map(|local| of(local.rope)) }
+    }
+
+    fn at(&self, hyper: &Hyper, layer: usize) -> &Rotation {
+        let local = self.local.as_ref().filter(|_| hyper.window_of(layer).is_some());
+        local.unwrap_or(&self.global)
     }
 }
 
@@ -397,14 +458,19 @@ impl Layer {
         let attention_output = linear(&[(Part::AttentionOutput, hidden)], query)?;
         let gate_up = linear(&[(Part::Gate, inner), (Part::Up, inner)], hidden)?;
         let down = linear(&[(Part::Down, hidden)], inner)?;
-        let mut norm = |part| weights::required(weights, hyper, Some(layer), part, &[hidden]);
-        Ok(Self {
-            attention_norm: norm(Part::AttentionNorm)?,
-            feed_forward_norm: norm(Part::FeedForwardNorm)?,
-            qkv,
-            attention_output,
-            gate_up,
-            down,
-        })
+        let mut norm = |part, len| weights::required(weights, hyper, Some(layer), part, &[len]);
+        let attention_norm = norm(Part::AttentionNorm, hidden)?;
+        let feed_forward_norm = norm(Part::FeedForwardNorm, hidden)?;
+        let more = match hyper.block {
+            Block::Llama => None,
+            Block::Gemma3 => {
+                let mut of_head = |part| norm(part, hyper.head_dim)?.to_vec1().map_err(computing);
+                let (query, key) = (of_head(Part::QueryNorm)?, of_head(Part::KeyNorm)?);
+                let attention = norm(Part::AttentionPostNorm, hidden)?;
+                let feed_forward = norm(Part::FeedForwardPostNorm, hidden)?;
+                Some(MoreNorms { query, key, attention, feed_forward })
+            }
+        };
+        Ok(Self { attention_norm, feed_forward_norm, more, qkv, attention_output, gate_up, down })
     }
 }

@@ -14,6 +14,12 @@ pub trait Observer: Sync {
     fn residual(&self, layer: usize, rows: &[f32]) {
         let _ = (layer, rows);
     }
+
+    /// Before that, if a norm is behind a layer's attention (Gemma 3): what it multiplied each token's row by, besides its
+    /// weights: one over the root mean square. All steps' tokens one after the other.
+    fn normed(&self, layer: usize, scales: &[f32]) {
+        let _ = (layer, scales);
+    }
 }
 
 /// Consecutive query tokens of one KV head's query heads, and what they attended to.
@@ -37,7 +43,8 @@ pub struct AttentionBlock<'a> {
     pub tokens: usize,
     /// After RoPE, `[rows, head_dim]`, times `1 / sqrt(head_dim)`.
     pub scaled_queries: &'a [f32],
-    /// Sums to 1 in each row; `[rows, stride]`, of which each row holds its cached tokens and then zeros.
+    /// Sums to 1 in each row; `[rows, stride]`, of which each row holds its cached tokens (zeros for those
+    /// outside of the layer's window) and then zeros.
     pub weights: &'a [f32],
     /// Length of a row of `weights`.
     pub stride: usize,

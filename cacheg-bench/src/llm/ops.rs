@@ -10,9 +10,23 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tens
     x.apply_op2_no_bwd(weight, &RmsNorm { epsilon })
 }
 
-/// `silu(gate) * up` of rows `[gate, up]`: `[rows, 2 n]` to `[rows, n]`.
-pub(super) fn swiglu(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&SwiGlu)
+/// `act(gate) * up` of rows `[gate, up]`: `[rows, 2 n]` to `[rows, n]`.
+pub(super) fn gated(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    x.apply_op1_no_bwd(&Gated(activation))
+}
+
+/// What a feed-forward network does to its gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activation {
+    Silu,
+    /// The approximation by tanh.
+    Gelu,
+}
+
+/// Divides a row by its root mean square, times `weight`, as long.
+pub(super) fn rms_norm_row(row: &mut [f32], weight: &[f32], epsilon: f32) {
+    let scale = rms_scale(row, epsilon);
+    row.iter_mut().zip(weight).for_each(|(x, weight)| *x = *x * scale * weight);
 }
 
 struct RmsNorm {
@@ -38,7 +52,7 @@ impl CustomOp2 for RmsNorm {
         }
         let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(channels).zip(x.par_chunks(channels)).for_each(|(out, row)| {
-            let scale = 1.0 / (sum_of_squares(row) / channels as f32 + self.epsilon).sqrt();
+            let scale = rms_scale(row, self.epsilon);
             for ((out, x), weight) in out.iter_mut().zip(row).zip(weight) {
                 *out = x * scale * weight;
             }
@@ -47,11 +61,11 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-struct SwiGlu;
+struct Gated(Activation);
 
-impl CustomOp1 for SwiGlu {
+impl CustomOp1 for Gated {
     fn name(&self) -> &'static str {
-        "swiglu"
+        "gated"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -59,7 +73,11 @@ impl CustomOp1 for SwiGlu {
         let x = dense(x, l)?;
         let mut out = vec![0.0; x.len() / 2];
         if width > 1 {
-            out.par_chunks_mut(width / 2).zip(x.par_chunks(width)).for_each(|(out, x)| exp::swiglu(x, out));
+            let one = match self.0 {
+                Activation::Silu => exp::swiglu,
+                Activation::Gelu => exp::geglu,
+            };
+            out.par_chunks_mut(width / 2).zip(x.par_chunks(width)).for_each(|(out, x)| one(x, out));
         }
         Ok((CpuStorage::F32(out), Shape::from((rows, width / 2))))
     }
@@ -70,6 +88,11 @@ fn dense<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
         (CpuStorage::F32(values), Some((first, end))) => Ok(&values[first..end]),
         _ => bail!("a dense tensor of f32 expected"),
     }
+}
+
+/// One over the root mean square.
+pub(super) fn rms_scale(row: &[f32], epsilon: f32) -> f32 {
+    1.0 / (sum_of_squares(row) / row.len() as f32 + epsilon).sqrt()
 }
 
 /// In sixteen sums, which fit vector registers.
@@ -97,7 +120,10 @@ mod tests {
         let y = rms_norm(&x, &weight, 0.0).unwrap().to_vec2::<f32>().unwrap();
         let rms = 12.5f32.sqrt();
         assert!((y[0][0] - 3.0 / rms).abs() < 1e-6 && (y[0][1] - 8.0 / rms).abs() < 1e-6);
-        let y = swiglu(&x).unwrap().to_vec2::<f32>().unwrap();
+        let mut row = [3.0, 4.0];
+        rms_norm_row(&mut row, &[1.0, 2.0], 0.0);
+        assert_eq!(row, [y[0][0], y[0][1]]);
+        let y = gated(&x, Activation::Silu).unwrap().to_vec2::<f32>().unwrap();
         assert!((y[0][0] - 12.0 / (1.0 + (-3.0f32).exp())).abs() < 1e-5);
         assert_eq!(y[1][0], 0.0);
     }

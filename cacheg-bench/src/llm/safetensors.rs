@@ -8,9 +8,9 @@ use cacheg::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-use super::Hyper;
 use super::candle::reading;
 use super::weights::{Name, Weights};
+use super::{Block, Hyper};
 
 /// An open model.
 pub(super) struct Safetensors {
@@ -137,6 +137,8 @@ impl Weights for Safetensors {
             head_dim,
             norm_epsilon: epsilon.ok_or_else(|| Error::data("no `rms_norm_eps` in config.json"))?,
             rope: self.rope(head_dim)?,
+            local: None,
+            block: Block::Llama,
         };
         hyper.checked().at(|| "config.json")
     }

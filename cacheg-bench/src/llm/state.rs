@@ -9,7 +9,8 @@ use rayon::prelude::*;
 /// A KV cache that grows: per plane and head the rows of its tokens, in the plane's element type, keys after RoPE.
 ///
 /// Tokens may be missing from it (dropped by a codec): a token's position is in its key, and
-/// [`next_position`](Self::next_position) alone says where the text goes on.
+/// [`next_position`](Self::next_position) alone says where the text goes on. Layers that see only the last tokens have to
+/// know the positions, though: those of a view that says which tokens it has, or else the last ones before the next.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KvState {
     geometry: Geometry,
@@ -19,6 +20,9 @@ pub struct KvState {
     heads: Vec<Vec<Vec<u8>>>,
     /// By plane.
     shapes: Vec<Shape>,
+    /// If tokens were dropped, by layer and head: positions of the first rows. Those behind them are in line up to the
+    /// next position.
+    kept: Vec<Vec<Vec<u64>>>,
 }
 
 impl KvState {
@@ -26,7 +30,7 @@ impl KvState {
     pub fn new(geometry: &Geometry) -> Self {
         let shapes: Vec<Shape> = geometry.planes().iter().map(|plane| plane.shape).collect();
         let heads = shapes.iter().map(|shape| vec![Vec::new(); shape.heads as usize]).collect();
-        Self { geometry: geometry.clone(), tokens: 0, next_position: 0, heads, shapes }
+        Self { geometry: geometry.clone(), tokens: 0, next_position: 0, heads, shapes, kept: Vec::new() }
     }
 
     /// An empty cache of f32, for measurements in which an engine's rounding would be noise.
@@ -50,6 +54,12 @@ impl KvState {
     pub fn of(view: &KvView<'_>) -> Self {
         let mut state = Self::new(view.geometry());
         state.push_view(view, 0..view.tokens());
+        let positions = |kept: &Kept, layer: usize| -> Vec<Vec<u64>> {
+            (0..kept.heads(layer)).map(|head| kept.positions(layer, head).collect()).collect()
+        };
+        state.kept = view
+            .kept()
+            .map_or_else(Vec::new, |kept| (0..kept.layers()).map(|layer| positions(kept, layer)).collect());
         let behind = view.first_position() + view.tokens() as u64;
         state.with_next_position(view.kept().map_or(behind, Kept::next_position))
     }
@@ -167,6 +177,20 @@ impl KvState {
             let row = shape.head_dim as usize * shape.dtype.size();
             heads.iter_mut().for_each(|head| head.truncate(self.tokens * row));
         }
+        self.kept.iter_mut().flatten().for_each(|positions| positions.truncate(self.tokens));
+    }
+
+    /// The first row of a head that a query at `position` sees if it sees `window` positions, its own included. Rows that
+    /// are appended and not yet counted are in line.
+    pub(super) fn first_within(&self, layer: usize, head: usize, position: u64, window: usize) -> usize {
+        let oldest = (position + 1).saturating_sub(window as u64);
+        let kept = self.kept.get(layer).and_then(|heads| heads.get(head)).map_or(&[][..], Vec::as_slice);
+        let among = kept.partition_point(|position| *position < oldest);
+        if among < kept.len() {
+            return among;
+        }
+        let in_line = (oldest + self.tokens as u64).saturating_sub(self.next_position);
+        usize::try_from(in_line).unwrap_or(usize::MAX).max(among)
     }
 
     /// Appends rows, `[rows, channels]`, to one plane. [`advance`](Self::advance) follows when all planes have them.
@@ -257,7 +281,14 @@ mod tests {
         let kept = Kept::new(&geometry, 0, 9, vec![vec![0, 7, 8], vec![2, 3, 8]]).unwrap();
         let mut state = KvState::of(&cache.view().with_kept(&kept).unwrap());
         assert_eq!((state.tokens(), state.next_position()), (3, 9));
-        assert_eq!(state, KvState::of(&cache.view()).with_next_position(9));
+        let same = KvState::of(&cache.view()).with_next_position(9);
+        assert_eq!(state.to_cache().unwrap(), same.to_cache().unwrap());
+        // What a token at 9 or 12 sees of positions 0, 7, 8 (2, 3, 8), and of those that follow from 9 on.
+        let first = |head, position, window| state.first_within(0, head, position, window);
+        assert_eq!((first(0, 9, 3), first(0, 9, 2), first(0, 9, 1), first(0, 9, 50)), (1, 2, 3, 0));
+        assert_eq!((first(1, 9, 7), first(1, 9, 3), first(1, 12, 2)), (1, 2, 5));
+        // Without knowing them: as if they were 6, 7, 8.
+        assert_eq!((same.first_within(0, 0, 9, 3), same.first_within(0, 0, 12, 2)), (1, 5));
         // Whoever reads on appends at position 9, and may take it back.
         for plane in 0..2 {
             state.push_rows(plane, &[1.0; 8]);

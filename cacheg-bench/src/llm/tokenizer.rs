@@ -10,9 +10,10 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, ModelWrapper};
 
 use super::gguf::Gguf;
-use super::pretokenizers;
+use super::{pretokenizers, sentencepiece};
 
 /// Types of tokens in GGUF files.
+pub(super) const NORMAL: i64 = 1;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
@@ -42,41 +43,30 @@ impl Tokenizer {
     }
 
     fn of_gguf(gguf: &Gguf) -> Result<Self> {
-        match gguf.text("tokenizer.ggml.model")? {
-            Some("gpt2") => {}
-            Some(other) => {
+        let model = gguf.text("tokenizer.ggml.model")?.ok_or_else(|| {
+            Error::data("no tokenizer in the metadata; put a tokenizer.json beside the file")
+        })?;
+        let tokens = texts(gguf, "tokenizer.ggml.tokens")?;
+        let types = types(gguf)?;
+        let mut inner = match model {
+            "gpt2" => byte_level(gguf, &tokens)?,
+            "llama" => {
+                if flag(gguf, "tokenizer.ggml.add_space_prefix") != Some(false) {
+                    return Err(Error::unsupported(
+                        "tokenizer `llama` with a blank before every text; put the model's tokenizer.json beside the file",
+                    ));
+                }
+                let unknown = id(gguf, "tokenizer.ggml.unknown_token_id");
+                let unknown = unknown.and_then(|id| tokens.get(id as usize).copied());
+                sentencepiece::tokenizer(&tokens, &types, &scores(gguf)?, unknown)?
+            }
+            other => {
                 return Err(Error::unsupported(format!(
-                    "tokenizer `{other}` (byte-level BPE, `gpt2`, is read); put the model's tokenizer.json beside the \
-                     file"
+                    "tokenizer `{other}` (read are `gpt2`, byte-level BPE, and `llama`, SentencePiece's BPE); put the \
+                     model's tokenizer.json beside the file"
                 )));
             }
-            None => {
-                return Err(Error::data(
-                    "no tokenizer in the metadata; put a tokenizer.json beside the file",
-                ));
-            }
-        }
-        let tokens = texts(gguf, "tokenizer.ggml.tokens")?;
-        let merges = texts(gguf, "tokenizer.ggml.merges")?;
-        let types = types(gguf)?;
-        let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or("default");
-        let merges = merges
-            .iter()
-            .map(|merge| {
-                // A space can only be the one between them: in byte-level BPE spaces are written as another letter.
-                let pair = merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
-                pair.ok_or_else(|| Error::corrupt(format!("the merge {merge:?} is no pair")))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let vocabulary: Vocab =
-            tokens.iter().zip(0u32..).map(|(token, id)| ((*token).to_owned(), id)).collect();
-        let bpe = BPE::builder().vocab_and_merges(vocabulary, merges);
-        // Llama 3's vocabulary has whole words that its merges do not reach.
-        let bpe = bpe.ignore_merges(matches!(pre, "llama-bpe" | "llama3" | "llama-v3")).build();
-        let bpe = bpe.map_err(|e| Error::corrupt(format!("tokenizer: {e}")))?;
-        let mut inner = tokenizers::Tokenizer::new(ModelWrapper::BPE(bpe));
-        inner.with_pre_tokenizer(Some(pretokenizers::named(pre)?));
-        inner.with_decoder(Some(ByteLevel::default()));
+        };
         let special = |wanted: i64| {
             let all = tokens.iter().zip(&types).filter(move |(_, kind)| **kind == wanted);
             all.map(move |(token, _)| AddedToken::from(*token, wanted == CONTROL).normalized(false))
@@ -84,9 +74,8 @@ impl Tokenizer {
         };
         inner.add_special_tokens(&special(CONTROL));
         inner.add_tokens(&special(USER_DEFINED));
-        let add_bos = matches!(gguf.value("tokenizer.ggml.add_bos_token"), Some(Value::Bool(true)));
-        let bos = gguf.value("tokenizer.ggml.bos_token_id").filter(|_| add_bos);
-        let bos = bos.and_then(|id| id.to_u64().ok()).and_then(|id| u32::try_from(id).ok());
+        let add_bos = flag(gguf, "tokenizer.ggml.add_bos_token") == Some(true);
+        let bos = id(gguf, "tokenizer.ggml.bos_token_id").filter(|_| add_bos);
         Ok(Self { inner, bos })
     }
 
@@ -120,6 +109,47 @@ impl Tokenizer {
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         self.inner.decode(tokens, false).map_err(|e| Error::data(format!("tokenizer: {e}")))
     }
+}
+
+fn byte_level(gguf: &Gguf, tokens: &[&str]) -> Result<tokenizers::Tokenizer> {
+    let merges = texts(gguf, "tokenizer.ggml.merges")?;
+    let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or("default");
+    let merges = merges
+        .iter()
+        .map(|merge| {
+            // A space can only be the one between them: in byte-level BPE spaces are written as another letter.
+            let pair = merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
+            pair.ok_or_else(|| Error::corrupt(format!("the merge {merge:?} is no pair")))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let vocabulary: Vocab = tokens.iter().zip(0u32..).map(|(token, id)| ((*token).to_owned(), id)).collect();
+    let bpe = BPE::builder().vocab_and_merges(vocabulary, merges);
+    // Llama 3's vocabulary has whole words that its merges do not reach.
+    let bpe = bpe.ignore_merges(matches!(pre, "llama-bpe" | "llama3" | "llama-v3")).build();
+    let bpe = bpe.map_err(|e| Error::corrupt(format!("tokenizer: {e}")))?;
+    let mut inner = tokenizers::Tokenizer::new(ModelWrapper::BPE(bpe));
+    inner.with_pre_tokenizer(Some(pretokenizers::named(pre)?));
+    inner.with_decoder(Some(ByteLevel::default()));
+    Ok(inner)
+}
+
+fn flag(gguf: &Gguf, key: &str) -> Option<bool> {
+    match gguf.value(key) {
+        Some(Value::Bool(flag)) => Some(*flag),
+        _ => None,
+    }
+}
+
+fn id(gguf: &Gguf, key: &str) -> Option<u32> {
+    gguf.value(key).and_then(|id| id.to_u64().ok()).and_then(|id| u32::try_from(id).ok())
+}
+
+fn scores(gguf: &Gguf) -> Result<Vec<f32>> {
+    let Some(Value::Array(values)) = gguf.value("tokenizer.ggml.scores") else {
+        return Err(Error::data("no list `tokenizer.ggml.scores` in the metadata"));
+    };
+    let wrong = |_| Error::data("`tokenizer.ggml.scores` is no list of numbers");
+    values.iter().map(|value| value.to_f32().map_err(wrong)).collect()
 }
 
 fn texts<'a>(gguf: &'a Gguf, key: &str) -> Result<Vec<&'a str>> {

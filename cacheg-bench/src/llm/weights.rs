@@ -52,7 +52,7 @@ pub(super) struct Name {
     pub(super) bias: bool,
 }
 
-/// The parts of a Llama-type model.
+/// The parts of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Embedding,
@@ -67,6 +67,11 @@ pub(super) enum Part {
     Gate,
     Up,
     Down,
+    /// Of Gemma 3's blocks, like those below.
+    QueryNorm,
+    KeyNorm,
+    AttentionPostNorm,
+    FeedForwardPostNorm,
 }
 
 impl Part {
@@ -85,6 +90,10 @@ impl Part {
             Self::Gate => ("ffn_gate", "mlp.gate_proj"),
             Self::Up => ("ffn_up", "mlp.up_proj"),
             Self::Down => ("ffn_down", "mlp.down_proj"),
+            Self::QueryNorm => ("attn_q_norm", "self_attn.q_norm"),
+            Self::KeyNorm => ("attn_k_norm", "self_attn.k_norm"),
+            Self::AttentionPostNorm => ("post_attention_norm", "post_attention_layernorm"),
+            Self::FeedForwardPostNorm => ("post_ffw_norm", "post_feedforward_layernorm"),
         }
     }
 }

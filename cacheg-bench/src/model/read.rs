@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Then go on with so many of the likeliest tokens
     #[arg(long, default_value_t = 0)]
     greedy: usize,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Report as JSON, with token ids

@@ -6,9 +6,11 @@ use std::time::Instant;
 use cacheg::core::{Cpu, Plan, ResultExt, Statistics, calibrate_with};
 use cacheg::flow;
 use cacheg::{Encoder, Error, ErrorKind, Geometry, KvView, Limits, Pipeline, Profile, Registry, Result};
+use cacheg_bench::llm::Hyper;
 
 use super::parts::Parts;
 use super::source::Source;
+use super::visible;
 
 /// Baselines that are no presets: name and spec.
 const BASELINES: &[(&str, &str)] = &[("f16", "bytes|raw")];
@@ -133,6 +135,8 @@ pub(crate) struct Coded {
     pub(crate) encode_s: f64,
     pub(crate) decode_s: f64,
     pub(crate) decoded: flow::Decoded,
+    /// All of it.
+    pub(crate) container: Vec<u8>,
 }
 
 /// Whether a codec drops tokens by the attention they got.
@@ -198,9 +202,14 @@ impl<'r> Ready<'r> {
             let decoded = decode.run(&container, &Limits::default(), &|_| ())?;
             let decode_s = start.elapsed().as_secs_f64();
             let parts = Parts::of(&container, self.registry, self.profile.as_ref())?;
-            Ok(Coded { bytes, parts, encode_s, decode_s, decoded })
+            Ok(Coded { bytes, parts, encode_s, decode_s, decoded, container })
         };
         run().at(|| self.codec.name())
+    }
+
+    /// Bytes for what the model sees behind the context.
+    pub(crate) fn visible_bytes(&self, coded: &Coded, hyper: &Hyper) -> Result<f64> {
+        visible::bytes(&coded.container, self.registry, self.profile.as_ref(), hyper).at(|| self.codec.name())
     }
 }
 

@@ -54,7 +54,9 @@ impl Task {
 /// A codec's result on a context.
 pub(crate) struct Outcome {
     pub(crate) bits_per_value: f64,
-    /// The same by what the bytes are for.
+    /// Over the values that the model sees behind the context, if it has local layers.
+    pub(crate) visible_bits_per_value: Option<f64>,
+    /// The first by what the bytes are for.
     pub(crate) parts: Parts<f64>,
     pub(crate) encode_s: f64,
     pub(crate) decode_s: f64,
@@ -104,6 +106,7 @@ pub(crate) fn measure(
     let cache = kv.to_cache()?;
     let mut original = Original { model, tokenizer, context, cache, importance, pruned: Vec::new() };
     let values = model.geometry().values_per_token() as f64 * context.len() as f64;
+    let visible_values = model.hyper().visible_values(context.len()) as f64;
     let mut judge: Box<dyn Judge> = match &whole.question {
         None => Box::new(Reading::new(model, &whole.ids, lengths, kv, last)?),
         Some(question) => Box::new(Retrieval::new((model, tokenizer), question, kv)),
@@ -113,14 +116,18 @@ pub(crate) fn measure(
         let first = outcomes.len();
         let (mut sent, mut states) = (Vec::new(), Vec::new());
         for ready in group {
-            let Received { bytes, parts, encode_s, decode_s, state } = original.send(ready)?;
-            sent.push((bytes, parts, encode_s, decode_s));
+            let received = original.send(ready)?;
+            let Received { bytes, visible_bytes, parts, encode_s, decode_s, state } = received;
+            sent.push((bytes, visible_bytes, parts, encode_s, decode_s));
             states.push(state);
         }
         let found = judge.judge(states, done)?;
-        outcomes.extend(sent.into_iter().zip(found).map(|((bytes, parts, encode_s, decode_s), found)| {
+        outcomes.extend(sent.into_iter().zip(found).map(|(sent, found)| {
+            let (bytes, visible_bytes, parts, encode_s, decode_s) = sent;
             let bits_per_value = bytes as f64 * 8.0 / values;
-            Outcome { bits_per_value, parts: parts.per_value(values), encode_s, decode_s, found }
+            let visible_bits_per_value = visible_bytes.map(|bytes| bytes * 8.0 / visible_values);
+            let parts = parts.per_value(values);
+            Outcome { bits_per_value, visible_bits_per_value, parts, encode_s, decode_s, found }
         }));
         finished(first, &outcomes[first..])?;
     }

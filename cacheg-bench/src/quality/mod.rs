@@ -12,6 +12,7 @@ mod retrieval;
 pub(crate) mod rows;
 pub(crate) mod source;
 pub(crate) mod topics;
+mod visible;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use measure::{Lengths, Outcome, Task};
 /// once on its own cache and once on each reconstruction, and predictions are compared.
 ///
 /// bits_per_value counts all bytes of the container, but not the profile that all contexts share (profile_bytes).
+/// visible_bits_per_value, of models with local layers, counts bytes and values of what the next token sees.
 /// kl is the mean of KL(reference ‖ codec) over the tokens that are read, in nats; top1_percent is how often the
 /// likeliest next token is the same; delta_ppl_percent is the change of perplexity. greedy_percent: the model goes on
 /// alone, so many of its tokens are at their place; greedy_first: so many before the first that differs. The task
@@ -64,7 +66,7 @@ pub(crate) struct Args {
     /// Tokens with which the model goes on alone
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     greedy: u32,
-    /// GGUF file, or folder with config.json and safetensors files [default: the fetched one]
+    /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Statistics to calibrate profiles with, from `cacheg-bench calibrate`
@@ -168,6 +170,12 @@ pub(crate) fn describe(report: &mut Report, path: &Path, model: &Model, lengths:
     report.field("model", path.display().to_string());
     report.field("model_sha256", model_hash(path)?);
     report.field("kv_bytes_per_token", model.geometry().bytes_per_token());
+    if model.hyper().local.is_some() {
+        // What `visible_bits_per_value` is of.
+        let all = model.geometry().values_per_token() * lengths.tokens as u64;
+        let percent = model.hyper().visible_values(lengths.tokens) as f64 * 100.0 / all as f64;
+        report.field("visible_values_percent", percent);
+    }
     report.field("tokens", lengths.tokens);
     report.field("continuation_tokens", lengths.continuation);
     report.field("greedy_tokens", lengths.greedy);

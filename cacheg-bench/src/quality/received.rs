@@ -24,6 +24,8 @@ pub(super) struct Original<'a> {
 /// A KV cache that somebody sent.
 pub(super) struct Received {
     pub(super) bytes: u64,
+    /// Those for what the model sees behind the context, if it has local layers.
+    pub(super) visible_bytes: Option<f64>,
     pub(super) parts: Parts,
     pub(super) encode_s: f64,
     pub(super) decode_s: f64,
@@ -38,8 +40,10 @@ impl Original<'_> {
             Source::Pruned(share) => ready.run(&self.pruned(share)?.view())?,
         };
         let state = self.model.state_of(&coded.decoded.view()?)?;
+        let hyper = self.model.hyper();
+        let visible_bytes = hyper.local.map(|_| ready.visible_bytes(&coded, hyper)).transpose()?;
         let Coded { bytes, parts, encode_s, decode_s, .. } = coded;
-        Ok(Received { bytes, parts, encode_s, decode_s, state })
+        Ok(Received { bytes, visible_bytes, parts, encode_s, decode_s, state })
     }
 
     fn pruned(&mut self, share: f64) -> Result<&KvCache> {
@@ -65,6 +69,7 @@ impl Original<'_> {
         let state = source::read(self.model, self.context, false)?.kv;
         let decode_s = start.elapsed().as_secs_f64();
         let parts = Parts::only_stream(bytes.len());
-        Ok(Received { bytes: bytes.len() as u64, parts, encode_s, decode_s, state })
+        let visible_bytes = self.model.hyper().local.map(|_| bytes.len() as f64);
+        Ok(Received { bytes: bytes.len() as u64, visible_bytes, parts, encode_s, decode_s, state })
     }
 }

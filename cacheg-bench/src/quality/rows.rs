@@ -47,6 +47,7 @@ pub(crate) fn columns(task: Task) -> Vec<Column> {
 /// Keys and values of what was measured; a task is among those of the outcome's context.
 fn numbers(outcome: &Outcome, task: Task) -> Vec<(&'static str, f64)> {
     let mut numbers = vec![("bits_per_value", outcome.bits_per_value)];
+    numbers.extend(outcome.visible_bits_per_value.map(|bits| ("visible_bits_per_value", bits)));
     let percent = |yes: bool| if yes { 100.0 } else { 0.0 };
     match &outcome.found {
         Found::Reading { continuation, reread, greedy } => {

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Makes the tiny random models in tiny/ and what they should compute: an independent forward pass in numpy, float64.
 
-Two models, as different as two Llama-type models may be:
+Two models, as different as two Llama-type models may be, and a Gemma 3:
 
 tiny.gguf          tied embedding, GQA, Llama 3.1's RoPE scaling as GGUF has it (rope_freqs.weight), tensors of Q4_1,
                    Q8_0, F16 and F32, query and key rows interleaved as converters do; a byte-level tokenizer
 hf/                config.json and model.safetensors: own output matrix, no GQA, biases, linear RoPE scaling, F16, BF16
+gemma3.gguf        norms of heads and behind attention and feed-forward network, GELU, scaled embeddings, windows of 20
+                   tokens in all layers but every third, two bases of RoPE, Q5_0; a tokenizer as SentencePiece's
 
 expected.safetensors holds, for each, `NAME.tokens` [300] (i32), `NAME.rows` [6] (i32), and the logits of these rows,
 [6, vocabulary] (f32): `NAME.logits` with keys and values kept exact, `NAME.logits_f16` with keys and values rounded to
@@ -34,20 +36,26 @@ def rms_norm(x, weight, epsilon):
 def forward(model, tokens, round_kv):
     c, w = model["config"], model["weights"]
     dim, heads, kv_heads = c["head_dim"], c["heads"], c["kv_heads"]
-    x = w["embedding"][tokens]
-    angles = np.arange(len(tokens))[:, None] * model["frequencies"]
-    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
-
-    def rope(x):
-        a, b = x[..., : dim // 2], x[..., dim // 2:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
-    mask = np.triu(np.full((len(tokens), len(tokens)), -np.inf), 1)
+    gemma = c.get("gemma", False)
+    x = w["embedding"][tokens] * (np.sqrt(c["hidden"]) if gemma else 1.0)
+    positions = np.arange(len(tokens))
+    age = positions[:, None] - positions
     for layer in w["layers"]:
+        angles = positions[:, None] * layer.get("frequencies", model["frequencies"])
+        cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+        mask = np.where((age >= 0) & (age < layer.get("window", len(tokens))), 0.0, -np.inf)
+
+        def rope(x):
+            a, b = x[..., : dim // 2], x[..., dim // 2:]
+            return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+        def norm(x, name):
+            return rms_norm(x, layer[name], c["epsilon"]) if gemma else x
+
         h = rms_norm(x, layer["attention_norm"], c["epsilon"])
         q, k, v = (h @ layer[n].T + layer.get(n + "_bias", 0.0) for n in "qkv")
-        q = rope(q.reshape(-1, heads, dim))
-        k = rope(k.reshape(-1, kv_heads, dim))
+        q = rope(norm(q.reshape(-1, heads, dim), "query_norm"))
+        k = rope(norm(k.reshape(-1, kv_heads, dim), "key_norm"))
         v = v.reshape(-1, kv_heads, dim)
         if round_kv:
             k, v = (t.astype(np.float16).astype(np.float64) for t in (k, v))
@@ -57,10 +65,14 @@ def forward(model, tokens, round_kv):
             scores = q[:, head] @ k[:, kv].T / np.sqrt(dim) + mask
             p = np.exp(scores - scores.max(-1, keepdims=True))
             out[:, head] = p / p.sum(-1, keepdims=True) @ v[:, kv]
-        x = x + out.reshape(len(tokens), -1) @ layer["o"].T
+        x = x + norm(out.reshape(len(tokens), -1) @ layer["o"].T, "attention_post_norm")
         h = rms_norm(x, layer["feed_forward_norm"], c["epsilon"])
         gate, up = h @ layer["gate"].T, h @ layer["up"].T
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ layer["down"].T
+        if gemma:
+            gate = gate / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+        else:
+            gate = gate / (1 + np.exp(-gate))
+        x = x + norm((gate * up) @ layer["down"].T, "feed_forward_post_norm")
     return rms_norm(x, w["norm"], c["epsilon"]) @ w["output"].T
 
 
@@ -100,9 +112,19 @@ def q4_1(x):
     return data, (s * q + m).reshape(x.shape)
 
 
-# tiny.gguf
+def q5_0(x):
+    blocks = x.reshape(-1, 32)
+    scale = (np.abs(blocks).max(1) / 15).astype("<f2")
+    q = (np.rint(blocks / scale.astype(np.float64)[:, None]) + 16).clip(0, 31).astype(np.uint32)
+    packed = (q[:, :16] & 15 | (q[:, 16:] & 15) << 4).astype(np.uint8)
+    high = ((q >> 4) << np.arange(32, dtype=np.uint32)).sum(1).astype("<u4")
+    data = b"".join(a.tobytes() + b.tobytes() + row.tobytes() for a, b, row in zip(scale, high, packed))
+    return data, (scale.astype(np.float64)[:, None] * (q.astype(np.float64) - 16)).reshape(x.shape)
 
-GGML = {f32: 0, f16: 1, q4_1: 3, q8_0: 8}
+
+# tiny.gguf, gemma3.gguf
+
+GGML = {f32: 0, f16: 1, q4_1: 3, q5_0: 6, q8_0: 8}
 
 
 def text(s):
@@ -119,7 +141,12 @@ def value(v):
         return struct.pack("<If", 6, v)
     if isinstance(v, str):
         return struct.pack("<I", 8) + text(v)
-    kind, items = (8, [text(s) for s in v]) if isinstance(v[0], str) else (5, [struct.pack("<i", n) for n in v])
+    if isinstance(v[0], str):
+        kind, items = 8, [text(s) for s in v]
+    elif isinstance(v[0], float):
+        kind, items = 6, [struct.pack("<f", x) for x in v]
+    else:
+        kind, items = 5, [struct.pack("<i", n) for n in v]
     return struct.pack("<IIQ", 9, kind, len(v)) + b"".join(items)
 
 
@@ -193,15 +220,88 @@ def gguf(rng):
         "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.add_bos_token": False,
     }
+    write_gguf(HERE / "tiny.gguf", metadata, tensors)
+    weights = dict(embedding=embedding, output=embedding, norm=norm, layers=layers)
+    return dict(config=c, weights=weights, frequencies=frequencies, vocabulary=len(vocabulary))
+
+
+def write_gguf(path, metadata, tensors):
     head, data = b"", b""
     for name, (kind, shape, bytes_) in tensors.items():
         head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, len(data))
         data += bytes_ + bytes(-len(bytes_) % 32)
     head = (b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
             + b"".join(text(k) + value(v) for k, v in metadata.items()) + head)
-    (HERE / "tiny.gguf").write_bytes(head + bytes(-len(head) % 32) + data)
+    path.write_bytes(head + bytes(-len(head) % 32) + data)
+
+
+def gemma3(rng):
+    c = dict(hidden=32, feed_forward=64, heads=4, kv_heads=2, head_dim=16, layers=4, epsilon=1e-6, gemma=True)
+    tensors, layers = {}, []
+
+    def tensor(name, kind, shape, scale, mean=0.0):
+        data, x = kind(mean + scale * rng.standard_normal(shape))
+        tensors[name] = (GGML[kind], shape, data)
+        return x
+
+    # Chosen texts, bytes, and pieces, the best first; letters last.
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>"]
+    chosen = ["\n", "\n\n", "  ", "   ", "<b>"]
+    pieces = ["he", "▁w", "ll", "hell", "▁he", "or", "hello", "▁wor", "ld", "▁world", "ow"]
+    letters = sorted({letter for piece in pieces for letter in piece})
+    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
+    vocabulary = special + chosen + bytes_ + pieces + letters
+    normal = len(pieces) + len(letters)
+
+    embedding = tensor("token_embd.weight", q8_0, (len(vocabulary), 32), 0.5)
+    half = np.arange(8) / 8
+    for i in range(c["layers"]):
+        n = f"blk.{i}."
+        layer = dict(
+            attention_norm=tensor(n + "attn_norm.weight", f32, (32,), 0.1, 1.0),
+            q=tensor(n + "attn_q.weight", q5_0, (64, 32), 0.3),
+            k=tensor(n + "attn_k.weight", q5_0, (32, 32), 0.3),
+            v=tensor(n + "attn_v.weight", q8_0, (32, 32), 0.3),
+            query_norm=tensor(n + "attn_q_norm.weight", f32, (16,), 0.2, 1.5),
+            key_norm=tensor(n + "attn_k_norm.weight", f32, (16,), 0.2, 1.5),
+            o=tensor(n + "attn_output.weight", q5_0, (32, 64), 0.3),
+            attention_post_norm=tensor(n + "post_attention_norm.weight", f32, (32,), 0.3, 1.5),
+            feed_forward_norm=tensor(n + "ffn_norm.weight", f32, (32,), 0.1, 1.0),
+            gate=tensor(n + "ffn_gate.weight", q5_0, (64, 32), 0.3),
+            up=tensor(n + "ffn_up.weight", q5_0, (64, 32), 0.3),
+            down=tensor(n + "ffn_down.weight", q8_0, (32, 64), 0.3),
+            feed_forward_post_norm=tensor(n + "post_ffw_norm.weight", f32, (32,), 0.3, 1.5),
+        )
+        if (i + 1) % 3:
+            layer.update(window=20, frequencies=1e4 ** -half)
+        layers.append(layer)
+    norm = tensor("output_norm.weight", f32, (32,), 0.1, 1.0)
+    write_gguf(HERE / "gemma3.gguf", {
+        "general.architecture": "gemma3",
+        "gemma3.context_length": 512,
+        "gemma3.block_count": c["layers"],
+        "gemma3.embedding_length": c["hidden"],
+        "gemma3.feed_forward_length": c["feed_forward"],
+        "gemma3.attention.head_count": c["heads"],
+        "gemma3.attention.head_count_kv": c["kv_heads"],
+        "gemma3.attention.key_length": c["head_dim"],
+        "gemma3.attention.value_length": c["head_dim"],
+        "gemma3.attention.layer_norm_rms_epsilon": c["epsilon"],
+        "gemma3.attention.sliding_window": 20,
+        "gemma3.attention.sliding_window_pattern": 3,
+        "gemma3.rope.freq_base": 200000.0,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": vocabulary,
+        "tokenizer.ggml.scores": [-1000.0] * 10 + [0.0] * 256 + [-float(i) for i in range(normal)],
+        "tokenizer.ggml.token_type": [3] * 5 + [4] * 5 + [6] * 256 + [1] * normal,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 3,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_space_prefix": False,
+    }, tensors)
     weights = dict(embedding=embedding, output=embedding, norm=norm, layers=layers)
-    return dict(config=c, weights=weights, frequencies=frequencies, vocabulary=len(vocabulary))
+    return dict(config=c, weights=weights, frequencies=200000.0 ** -half, vocabulary=len(vocabulary))
 
 
 # hf/
@@ -271,9 +371,10 @@ def hugging_face(rng):
 
 def main():
     HERE.mkdir(exist_ok=True)
-    rng = np.random.default_rng(2026)
+    rng, other = np.random.default_rng(2026), np.random.default_rng(2027)
+    models = [("gguf", rng, gguf(rng)), ("hf", rng, hugging_face(rng)), ("gemma3", other, gemma3(other))]
     expected = {}
-    for name, model in (("gguf", gguf(rng)), ("hf", hugging_face(rng))):
+    for name, rng, model in models:
         tokens = rng.integers(0, model["vocabulary"], TOKENS)
         expected[f"{name}.tokens"] = ("I32", (TOKENS,), tokens.astype("<i4").tobytes())
         expected[f"{name}.rows"] = ("I32", (len(ROWS),), np.array(ROWS, "<i4").tobytes())

@@ -23,6 +23,11 @@ fn truncated_gguf_files_are_refused() {
     let whole = std::fs::read(tiny("tiny.gguf")).unwrap();
     assert_eq!(message(&whole), None);
     // Padding behind the last tensor may be missing; anything else may not.
+    let gemma = std::fs::read(tiny("gemma3.gguf")).unwrap();
+    assert_eq!(message(&gemma), None);
+    for length in (0..gemma.len() - 32).step_by(997) {
+        message(&gemma[..length]).unwrap_or_else(|| panic!("{length} bytes were taken"));
+    }
     for length in (0..whole.len() - 32).step_by(997).chain([3, 8, whole.len() - 40]) {
         let message = message(&whole[..length]).unwrap_or_else(|| panic!("{length} bytes were taken"));
         assert!(!message.contains("panic"), "{message}");
@@ -33,12 +38,14 @@ fn truncated_gguf_files_are_refused() {
 
 #[test]
 fn damaged_gguf_files_do_not_panic() {
-    let whole = std::fs::read(tiny("tiny.gguf")).unwrap();
-    for at in (0..whole.len().min(9_000)).step_by(13) {
-        for value in [0, 0xff, whole[at] ^ 1] {
-            let mut bytes = whole.clone();
-            bytes[at] = value;
-            message(&bytes);
+    for file in ["tiny.gguf", "gemma3.gguf"] {
+        let whole = std::fs::read(tiny(file)).unwrap();
+        for at in (0..whole.len().min(9_000)).step_by(13) {
+            for value in [0, 0xff, whole[at] ^ 1] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                message(&bytes);
+            }
         }
     }
 }
@@ -63,6 +70,13 @@ fn what_is_not_supported_is_named() {
     assert!(error.contains("tokenizer `bert`"), "{error}");
     let error = message(&replace(&whole, b"smollm", b"chamel")).unwrap();
     assert!(error.contains("pre-tokenizer `chamel`"), "{error}");
+    let gemma = std::fs::read(tiny("gemma3.gguf")).unwrap();
+    let error = message(&replace(&gemma, b"blk.3.attn_q_norm.weight", b"blk.3.attn_x_norm.weight")).unwrap();
+    assert!(error.contains("blk.3.attn_q_norm.weight: ") && error.contains("missing"), "{error}");
+    let error = message(&replace(&gemma, b"attention.sliding_window", b"attention.sliding_doorxx")).unwrap();
+    assert!(error.contains("no `gemma3.attention.sliding_window`"), "{error}");
+    let error = message(&replace(&gemma, b"add_space_prefix", b"add_space_suffix")).unwrap();
+    assert!(error.contains("a blank before every text"), "{error}");
     let error = message(b"PK\x03\x04 not a model at all, but long enough").unwrap();
     assert!(error.contains("not a GGUF file"), "{error}");
     let error = Model::open(Path::new("/no/such/model.gguf"), &|_, _| ()).err().unwrap().to_string();

@@ -43,6 +43,7 @@ fn recomputed_rows_are_exact_on_an_exact_prefix() {
     let tokens: Vec<u32> = (0..100).map(|i| (i * 7 + 3) % 50).collect();
     exact(&tiny("tiny.gguf"), &tokens, 32);
     exact(&tiny("hf"), &tokens, 32);
+    exact(&tiny("gemma3.gguf"), &tokens, 32);
     match resolve(None) {
         Ok(path) => exact(&path, &tokens, 32),
         Err(_) => println!("not on the real model: `cacheg-bench model get smollm2` has not been run"),

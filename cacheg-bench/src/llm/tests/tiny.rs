@@ -52,6 +52,11 @@ fn safetensors_logits_are_those_of_numpy() {
 }
 
 #[test]
+fn gemma_logits_are_those_of_numpy() {
+    compare("gemma3", "gemma3.gguf");
+}
+
+#[test]
 fn hyper_parameters_are_the_files() {
     let (hyper, types) = Model::describe(&tiny("tiny.gguf")).unwrap();
     assert_eq!((hyper.layers, hyper.heads, hyper.kv_heads, hyper.head_dim), (2, 4, 2, 16));
@@ -69,7 +74,7 @@ fn hyper_parameters_are_the_files() {
 /// As on the real model, but wherever the tests run.
 #[test]
 fn chunks_and_batches_change_no_bit() {
-    for (name, file) in [("gguf", "tiny.gguf"), ("hf", "hf")] {
+    for (name, file) in [("gguf", "tiny.gguf"), ("hf", "hf"), ("gemma3", "gemma3.gguf")] {
         let model = Model::open(&tiny(file), &|_, _| ()).unwrap();
         let tokens = expected(name).tokens;
         let mut whole = KvState::new(model.geometry());
@@ -115,10 +120,15 @@ fn greedy_text_goes_on_where_the_cache_ends() {
 /// Statistics of the last queries, computed again from those queries and the cached keys.
 #[test]
 fn statistics_follow_from_queries_and_keys() {
+    statistics_follow("gguf", "tiny.gguf");
+    statistics_follow("gemma3", "gemma3.gguf");
+}
+
+fn statistics_follow(name: &str, file: &str) {
     const RECENT: usize = 7;
-    let model = Model::open(&tiny("tiny.gguf"), &|_, _| ()).unwrap();
+    let model = Model::open(&tiny(file), &|_, _| ()).unwrap();
     let (heads, dim, group) = (model.hyper().heads, model.hyper().head_dim, model.hyper().group());
-    let tokens = expected("gguf").tokens;
+    let tokens = expected(name).tokens;
     let n = tokens.len();
     let statistics = AttentionSums::new(model.hyper(), n, RECENT);
     let mut kv = KvState::new(model.geometry());
@@ -134,13 +144,14 @@ fn statistics_follow_from_queries_and_keys() {
             for late in 0..RECENT {
                 let query = &layer.queries[(head * RECENT + late) * dim..][..dim];
                 let seen = n - RECENT + late + 1;
+                let oldest = seen - model.hyper().window_of(index).unwrap_or(seen);
                 let score = |token: usize| {
                     let key = &keys[(token * heads / group + head / group) * dim..][..dim];
                     let product: f32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
                     f64::from(product / (dim as f32).sqrt()).exp()
                 };
-                let all: f64 = (0..seen).map(score).sum();
-                (0..seen).for_each(|token| sums[token] += score(token) / all);
+                let all: f64 = (oldest..seen).map(score).sum();
+                (oldest..seen).for_each(|token| sums[token] += score(token) / all);
             }
             for (token, sum) in sums.iter().enumerate() {
                 let got = f64::from(layer.recent[head * n + token]);
