@@ -6,28 +6,39 @@ mod common;
 
 use cacheg::core::Container;
 use cacheg::{ErrorKind, KvCache, Limits, Pipeline, Profile, Registry, calibrate};
-use common::{decode, encode, rmse};
+use common::{cache, decode, encode, mixed, rmse};
 
 const SPEC: &str = "sinks(first=2)|unrope|mean|predict|klt|bins(step=0.25)|rans";
 
-/// The sample's first 100 tokens, and a profile of its last ones.
-fn setup(registry: &Registry, spec: &str) -> (KvCache, Profile) {
-    let file = cacheg::sample().unwrap();
-    let other = KvCache::copy_of(&file.view(), 40, 128);
+/// 100 tokens, and a profile of others.
+fn setup(registry: &Registry, spec: &str, [kv, other]: [KvCache; 2]) -> (KvCache, Profile) {
     let pipeline = Pipeline::parse(registry, spec).unwrap();
     let profile = calibrate(&[pipeline], &[other.view()], 64, &|_| ()).unwrap();
-    (KvCache::copy_of(&file.view(), 0, 100), profile)
+    (kv, profile)
+}
+
+/// Of the sample.
+fn real() -> [KvCache; 2] {
+    let file = cacheg::sample().unwrap();
+    [KvCache::copy_of(&file.view(), 0, 100), KvCache::copy_of(&file.view(), 40, 128)]
+}
+
+/// Of layers that differ in everything.
+fn made() -> [KvCache; 2] {
+    [cache(&mixed(), 100, 1), cache(&mixed(), 128, 2)]
 }
 
 #[test]
 fn decoders_predict_as_encoders_do() {
     let registry = cacheg::builtins().unwrap();
-    for spec in [
-        SPEC,
-        "predict(layers=2;v-from-k=false)|uniform(bits=6)|raw",
-        "mean|klt|predict|bins(step=0.5)|range",
-    ] {
-        let (kv, profile) = setup(&registry, spec);
+    let all = [
+        (SPEC, real()),
+        (SPEC, made()),
+        ("predict(layers=2;v-from-k=false)|uniform(bits=6)|raw", made()),
+        ("mean|klt|predict|bins(step=0.5)|range", made()),
+    ];
+    for (spec, caches) in all {
+        let (kv, profile) = setup(&registry, spec, caches);
         let spread = rmse(&kv, &KvCache::zeros(kv.geometry(), 100, 0));
         for chunk in [100, 33, 1] {
             let bytes = encode(&registry, spec, &kv, Some(&profile), chunk).unwrap();
@@ -46,7 +57,7 @@ fn decoders_predict_as_encoders_do() {
 #[test]
 fn without_a_profile_or_the_other_planes_it_is_refused() {
     let registry = cacheg::builtins().unwrap();
-    let (kv, profile) = setup(&registry, SPEC);
+    let (kv, profile) = setup(&registry, SPEC, made());
     let error = encode(&registry, SPEC, &kv, None, 100).unwrap_err();
     assert!(error.kind() == ErrorKind::Profile && error.to_string().contains("predict"), "{error}");
     let bytes = encode(&registry, SPEC, &kv, Some(&profile), 100).unwrap();
@@ -67,7 +78,7 @@ fn without_a_profile_or_the_other_planes_it_is_refused() {
 #[test]
 fn damaged_chunks() {
     let registry = cacheg::builtins().unwrap();
-    let (kv, profile) = setup(&registry, SPEC);
+    let (kv, profile) = setup(&registry, SPEC, made());
     let bytes = encode(&registry, SPEC, &kv, Some(&profile), 100).unwrap();
     for at in (0..bytes.len()).step_by(bytes.len() / 97) {
         let mut bad = bytes.clone();

@@ -8,8 +8,10 @@ use crate::rows::check;
 use crate::{carried, numeric};
 
 /// What is added to the diagonal of the references' moments, as a share of its mean: directions in which they hardly vary
-/// would get weights that fit nothing but noise.
+/// would get weights that fit nothing but noise. `RIDGE_PER_ROW` times the number of references over that of tokens comes to it:
+/// few tokens are fitted by many weights, whatever they are.
 const RIDGE: f64 = 1e-4;
+const RIDGE_PER_ROW: f64 = 0.1;
 
 /// Rows that are multiplied at a time.
 const BATCH: usize = 512;
@@ -97,7 +99,8 @@ impl Sums {
         let one = size.mapv(|size| if size > 0.0 { 1.0 / size } else { 0.0 });
         let [row, col] = [one.view().insert_axis(Axis(1)), one.view().insert_axis(Axis(0))];
         let mut moments = &self.moments / count * row * col;
-        moments.diag_mut().map_inplace(|x| *x += RIDGE);
+        let ridge = RIDGE + RIDGE_PER_ROW * size.len() as f64 / count;
+        moments.diag_mut().map_inplace(|x| *x += ridge);
         let cross = &self.cross / count * row;
         let weights = numeric::solve(&moments, &cross)
             .ok_or_else(|| Error::data("the references' moments have no inverse"))?;
