@@ -262,7 +262,7 @@ impl BoundTransform for Bound {
             return Ok(());
         };
         let (unit, most) = (power(-predictor.grid), MOST as f32 * power(-predictor.grid));
-        if let Some((place, _)) = x.indexed_iter().find(|(_, x)| !(x.abs() < most)) {
+        if let Some((place, _)) = x.indexed_iter().find(|(_, x)| x.is_nan() || x.abs() >= most) {
             let why = "a value thousands of times as large as those that the profile was calibrated on";
             return Err(Error::data(format!("token {}, channel {}: {why}", tile.first + place.0, place.1)));
         }

@@ -150,7 +150,7 @@ impl Rotation {
             let n = pairs.len();
             let turn = |position: u64, cos: &mut [f64], sin: &mut [f64]| {
                 for ((pair, cos), sin) in pairs.iter().zip(cos).zip(sin) {
-                    (*sin, *cos) = if position % FRESH == 0 {
+                    (*sin, *cos) = if position.is_multiple_of(FRESH) {
                         (position as f64 * pair.frequency).sin_cos()
                     } else {
                         (*sin * pair.cos + *cos * pair.sin, *cos * pair.cos - *sin * pair.sin)
