@@ -121,7 +121,7 @@ fn decoded(plan: &Plan, chunk: &ToSee<'_, '_>) -> Result<KvCache> {
     let ToSee { view, range, .. } = chunk;
     let mut cache = KvCache::zeros(plan.geometry(), range.end, view.first_position());
     let layout = plan.layout(range.len());
-    let tiles = crate::chunk::encode_tiles(plan, view, range, &layout, &|_| ())?;
+    let tiles = crate::chunk::all_tiles(plan, view, range, &layout, &|_| ())?;
     let bytes = |index: usize| Ok(&tiles[index].1[..tiles[index].0 as usize]);
     let position = view.first_position() + range.start as u64;
     plan.decode_predicted(&layout, bytes, position, cache.view_mut().planes_mut(), range.start, &|_| ())?;

@@ -22,7 +22,7 @@ use crate::{
     BindCx, Error, ExactTokens, Geometry, KvViewMut, Limits, OpenTile, Pipeline, Plan, PlaneViewMut, Profile,
     Registry, Result, Source,
 };
-pub(crate) use encode::encode_tiles;
+pub(crate) use encode::all_tiles;
 pub use encode::{EncodedChunk, Encoder};
 
 const MAGIC: [u8; 4] = *b"CGKC";

@@ -642,7 +642,7 @@ impl Front {
     }
 
     /// Symbols and bytes of side information of one plane of a tile.
-    fn lengths(&self, tile: &TileCx<'_>) -> Result<(usize, usize)> {
+    pub(crate) fn lengths(&self, tile: &TileCx<'_>) -> Result<(usize, usize)> {
         let quantizer = self.quantizer()?;
         let add = |(symbols, side): (usize, usize), (cx, alphabets): (PartCx, &[Alphabet])| {
             (symbols + cx.rows * cx.cols * alphabets.len(), side + quantizer.side_len(tile.plane, &cx))

@@ -8,18 +8,19 @@ use rayon::prelude::*;
 use crate::dtype::Store;
 use crate::front::{Coded, Front, PREDICTED_ROWS, Quantized};
 use crate::kv::PlaneViewMut;
-use crate::tile::{Layout, MAX_BATCH, Tile, TileScratch};
-use crate::{Error, Escapes, KvView, Plan, Progress, Result, ResultExt, TileCx};
+use crate::tile::{Layout, MAX_BATCH, Scratch, Tile, TileScratch};
+use crate::{Error, Escapes, KvView, Plan, Plane, Progress, Result, ResultExt, TileCx};
 
 /// Some rows of all planes as symbols.
 pub(crate) struct Block {
     /// Its first row, counted from the chunk's first.
     first: usize,
-    rows: usize,
     /// Plane after plane, `[rows, channels]`.
     symbols: Vec<u8>,
     /// Plane after plane.
     side: Vec<u8>,
+    /// Where each plane's symbols and side information begin, and where the last plane's end.
+    starts: Vec<[usize; 2]>,
     /// By number of the symbol.
     escapes: Escapes,
 }
@@ -42,11 +43,22 @@ fn cut(layout: &Layout) -> Vec<Range<usize>> {
 }
 
 impl Front {
-    /// Bytes of side information of some rows of a plane.
-    fn side_of(&self, plane: usize, rows: usize) -> Result<usize> {
-        let cx = TileCx::new(&self.planes()[plane], 0, rows, 0);
-        let quantizer = self.quantizer()?;
-        Ok(self.part_cxs(&cx).map(|(part, _)| quantizer.side_len(cx.plane, &part)).sum())
+    /// Symbols and bytes of side information of some rows of a plane.
+    fn lengths_of(&self, plane: &Plane, rows: usize) -> Result<[usize; 2]> {
+        let (symbols, side) = self.lengths(&TileCx::new(plane, 0, rows, 0))?;
+        Ok([symbols, side])
+    }
+
+    /// Where each plane's begin, if they lie one after the other, and where the last one's end.
+    fn starts(&self, rows: usize) -> Result<Vec<[usize; 2]>> {
+        let mut starts = vec![[0; 2]];
+        let mut at = [0; 2];
+        for plane in self.planes() {
+            let [symbols, side] = self.lengths_of(plane, rows)?;
+            at = [at[0] + symbols, at[1] + side];
+            starts.push(at);
+        }
+        Ok(starts)
     }
 }
 
@@ -58,16 +70,15 @@ impl Plan {
         first: usize,
         layout: &Layout,
     ) -> Result<Vec<Block>> {
-        let channels: usize = self.planes().iter().map(crate::Plane::channels).sum();
         let one = |range: &Range<usize>| {
             let rows = range.len();
-            let sides = (0..self.planes().len()).map(|plane| self.front.side_of(plane, rows));
-            let side = sides.sum::<Result<usize>>()?;
+            let starts = self.front.starts(rows)?;
+            let [symbols, side] = starts.last().copied().unwrap_or_default();
             let mut block = Block {
                 first: range.start,
-                rows,
-                symbols: vec![0; channels * rows],
+                symbols: vec![0; symbols],
                 side: vec![0; side],
+                starts,
                 escapes: Escapes::default(),
             };
             let mut out = Quantized {
@@ -96,22 +107,20 @@ impl Plan {
         let from = blocks.partition_point(|block| block.first < tile.first);
         let (mut symbols, mut side) = (0, 0);
         for plane in tile.planes.clone() {
-            let before: usize = self.planes()[..plane].iter().map(crate::Plane::channels).sum();
-            let cols = self.planes()[plane].channels();
             for block in blocks[from..].iter().take_while(|block| block.first < tile.first + tile.rows) {
-                let own = before * block.rows..(before + cols) * block.rows;
-                scratch.symbols[symbols..symbols + own.len()].copy_from_slice(&block.symbols[own.clone()]);
+                let [begin, end] = [block.starts[plane], block.starts[plane + 1]];
+                let own = &block.symbols[begin[0]..end[0]];
+                scratch.symbols[symbols..symbols + own.len()].copy_from_slice(own);
                 let items = block.escapes.items();
-                let range = [own.start, own.end].map(|at| items.partition_point(|(i, _)| (*i as usize) < at));
-                for (index, value) in &items[range[0]..range[1]] {
-                    scratch.escapes.push((symbols + *index as usize - own.start) as u32, *value);
+                let [first, last] =
+                    [begin, end].map(|at| items.partition_point(|(i, _)| (*i as usize) < at[0]));
+                for (index, value) in &items[first..last] {
+                    scratch.escapes.push((symbols + *index as usize - begin[0]) as u32, *value);
                 }
                 symbols += own.len();
-                let sides = (0..plane).map(|plane| self.front.side_of(plane, block.rows));
-                let at = sides.sum::<Result<usize>>()?;
-                let len = self.front.side_of(plane, block.rows)?;
-                scratch.out[side..side + len].copy_from_slice(&block.side[at..at + len]);
-                side += len;
+                let own = &block.side[begin[1]..end[1]];
+                scratch.out[side..side + own.len()].copy_from_slice(own);
+                side += own.len();
             }
         }
         Ok(())
@@ -154,6 +163,15 @@ impl Plan {
         };
         let opened: Vec<Opened<'a>> =
             batches.par_iter().map(open).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        // Of the planes before each.
+        let channels: Vec<usize> = self
+            .planes()
+            .iter()
+            .scan(0, |sum, plane| {
+                *sum += plane.channels();
+                Some(*sum - plane.channels())
+            })
+            .collect();
         let blocks = cut(layout);
         let values = self.geometry().values_per_token();
         // A few at a time: they are stored when threads are done with them, so that each plane has one writer.
@@ -164,11 +182,9 @@ impl Plan {
                 })
             };
             let done = some.par_iter().map(decode).collect::<Result<Vec<_>>>()?;
-            planes.par_iter_mut().enumerate().for_each(|(plane, out)| {
-                let before: usize = self.planes()[..plane].iter().map(crate::Plane::channels).sum();
-                let cols = self.planes()[plane].channels();
+            planes.par_iter_mut().zip(self.planes()).zip(&channels).for_each(|((out, plane), before)| {
                 for (rows, values) in some.iter().zip(&done) {
-                    let own = before * rows.len()..(before + cols) * rows.len();
+                    let own = before * rows.len()..(before + plane.channels()) * rows.len();
                     out.store_by(Store::Cached, row + rows.start, rows.len(), &values[own]);
                 }
             });
@@ -184,31 +200,32 @@ impl Plan {
         opened: &[Opened<'_>],
         rows: &Range<usize>,
         position: u64,
-        scratch: &mut crate::tile::Scratch,
+        scratch: &mut Scratch,
     ) -> Result<Vec<f32>> {
-        let channels: usize = self.planes().iter().map(crate::Plane::channels).sum();
-        let mut values = Vec::with_capacity(channels * rows.len());
+        let mut values = Vec::with_capacity(self.geometry().values_per_token() as usize * rows.len());
         let block = rows.start / layout.rows;
         for group in 0..layout.groups() {
             let Opened { tile, symbols, side, escapes } =
                 &opened[layout.tiles_of_groups(group..group + 1).start + block];
-            let (mut symbols_done, mut side_done) = (0, 0);
-            for plane in tile.planes.clone() {
-                let before = rows.start - tile.first;
-                let cx =
-                    TileCx::new(&self.planes()[plane], rows.start, rows.len(), position + rows.start as u64);
+            let mut done = [0; 2];
+            for plane in &self.planes()[tile.planes.clone()] {
+                let before = match rows.start - tile.first {
+                    0 => [0; 2],
+                    before => self.front.lengths_of(plane, before)?,
+                };
                 let mut coded = Coded {
                     symbols,
-                    symbols_done: symbols_done + before * cx.plane.channels(),
+                    symbols_done: done[0] + before[0],
                     side,
-                    side_done: side_done + if before == 0 { 0 } else { self.front.side_of(plane, before)? },
+                    side_done: done[1] + before[1],
                     escapes,
                 };
+                let cx = TileCx::new(plane, rows.start, rows.len(), position + rows.start as u64);
                 self.front
                     .dequantize(&cx, &mut scratch.front, &mut coded, &mut |_, _, rows| values.extend(rows))
-                    .at(|| format!("tensor `{}`", cx.plane.name()))?;
-                symbols_done += tile.rows * cx.plane.channels();
-                side_done += self.front.side_of(plane, tile.rows)?;
+                    .at(|| format!("tensor `{}`", plane.name()))?;
+                let all = self.front.lengths_of(plane, tile.rows)?;
+                done = [done[0] + all[0], done[1] + all[1]];
             }
         }
         Ok(values)

@@ -149,7 +149,7 @@ impl Encoder {
             }
         };
         let layout = plan.layout(inner.len());
-        let tiles = encode_tiles(plan, view, &inner, &layout, progress)?;
+        let tiles = all_tiles(plan, view, &inner, &layout, progress)?;
         progress((exact.first + exact.last) as u64 * self.geometry.values_per_token());
         // What a stage that says which tokens are coded has to carry, whether or not others carry anything.
         let beside = match (kept, plan.exact) {
@@ -162,7 +162,7 @@ impl Encoder {
 }
 
 /// The tiles of some rows of a view: the length of each, and its bytes with padding. Values done are counted on `progress`.
-pub(crate) fn encode_tiles(
+pub(crate) fn all_tiles(
     plan: &Plan,
     view: &KvView<'_>,
     rows: &Range<usize>,
@@ -178,11 +178,7 @@ pub(crate) fn encode_tiles(
             (first..layout.tiles().min(first + batch)).map(|index| layout.tile(index)).collect();
         plan.with_scratch(layout, |scratch| {
             let mut coded = Vec::with_capacity(tiles.len());
-            plan.encode_tiles(view, rows.start, &tiles, blocks.as_deref(), scratch, &mut |tile,
-                                                                                          [
-                before,
-                stream,
-            ]| {
+            let mut take = |tile: &Tile, [before, stream]: [&[u8]; 2]| {
                 let len = before.len() + stream.len();
                 let mut bytes = Vec::with_capacity(len + padding(len));
                 bytes.extend(before);
@@ -190,7 +186,8 @@ pub(crate) fn encode_tiles(
                 bytes.resize(len + padding(len), 0);
                 coded.push((len as u32, bytes));
                 progress(values(plan, tile));
-            })?;
+            };
+            plan.encode_tiles(view, rows.start, &tiles, blocks.as_deref(), scratch, &mut take)?;
             Ok(coded)
         })
     };
