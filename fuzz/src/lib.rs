@@ -150,6 +150,7 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
         let more = [
             "unrope|mean|hadamard|uniform(bits=3;zero=true)|zstd",
             "unrope|mean|klt|bins(step=0.25)|rans",
+            "sinks(first=1)|unrope|mean|predict|klt|bins(step=0.25)|rans",
             "mean|bins(step=0.5)|rans(tables=channel)",
             "anchor-delta(group=4)|bins|rans(tables=one)",
             "bytes|range(tables=layer)",
@@ -167,7 +168,9 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
             let profile =
                 calibrate(&[pipeline()], &[other.view().with_importance(&of_other).unwrap()], 40, &|_| ())
                     .unwrap();
-            for profile in [None, Some(profile)] {
+            // No chunk carries predictors.
+            let without = (!spec.contains("predict")).then_some(None);
+            for profile in without.into_iter().chain([Some(profile)]) {
                 let encoder = Encoder::new(pipeline(), &geometry(), profile.as_ref()).unwrap();
                 let mut bytes = Vec::new();
                 flow::encode(&view(), &Default::default(), &encoder, 16, &mut bytes, &|_| ()).unwrap();
