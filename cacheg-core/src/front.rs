@@ -8,8 +8,8 @@ use crate::aligned::Aligned;
 use crate::kv::{describe, first_non_finite, matrix, matrix_mut};
 use crate::stage::MAX_REFERENCES;
 use crate::{
-    Alphabet, BindCx, BoundQuantizer, BoundTransform, Error, Escapes, Geometry, KvView, Part, PartCx, Plane,
-    Result, Role, Seen, Source, StageData, TileCx,
+    Alphabet, BindCx, BoundQuantizer, BoundTransform, CLASSES, Error, Escapes, Geometry, KvView, Part,
+    PartCx, Plane, Result, Role, Seen, Source, StageData, TileCx,
 };
 
 /// Values of a piece, 16 KiB of `f32`, unless a group of rows has more.
@@ -148,6 +148,13 @@ impl Front {
                     return Err(Error::setting("a quantizer that escapes must say so").at(plane.name()));
                 }
                 part.alphabets = alphabets;
+                let classes = quantizer.classes(plane, part, index);
+                let legal = classes.iter().all(|class| usize::from(*class) < CLASSES);
+                if !legal || !(classes.is_empty() || classes.len() == part.cols) {
+                    let why = format!("a quantizer's classes are one for each column, below {CLASSES}");
+                    return Err(Error::setting(why).at(plane.name()));
+                }
+                part.classes = classes;
             }
         }
         self.align(quantizer.row_multiple())?;

@@ -60,6 +60,12 @@ pub struct Alphabet {
     pub escape: bool,
 }
 
+/// Classes that a quantizer may tell its columns apart by: [`Part::classes`] are below this.
+pub const CLASSES: usize = 96;
+
+/// The class of columns whose deviation is one step.
+pub const CLASS_OF_ONE: u8 = 40;
+
 /// What is known of one part of a plane before any data is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -70,12 +76,15 @@ pub struct Part {
     pub cols: usize,
     /// One alphabet per symbol plane (a value may become several symbols); empty until a quantizer is bound.
     pub alphabets: Vec<Alphabet>,
+    /// For each column how its symbols are distributed, if the quantizer knows: deviations in steps, in powers of
+    /// 2<sup>¼</sup>, [`CLASS_OF_ONE`] being 1; below [`CLASSES`]. Otherwise empty.
+    pub classes: Vec<u8>,
 }
 
 impl Part {
     /// A part that no quantizer has seen yet.
     pub fn new(role: Role, cols: usize) -> Self {
-        Self { role, cols, alphabets: Vec::new() }
+        Self { role, cols, alphabets: Vec::new(), classes: Vec::new() }
     }
 }
 
@@ -309,6 +318,12 @@ pub trait BoundQuantizer: Send + Sync {
     /// The alphabets of a part's symbol planes; at least one.
     fn alphabets(&self, plane: &Plane, part: &Part, index: usize) -> Vec<Alphabet>;
 
+    /// The [classes](Part::classes) of a part's columns, one for each, if there are any: coders may share tables by them.
+    fn classes(&self, plane: &Plane, part: &Part, index: usize) -> Vec<u8> {
+        let _ = (plane, part, index);
+        Vec::new()
+    }
+
     /// Bytes of side information of a part, exactly.
     fn side_len(&self, plane: &Plane, part: &PartCx) -> usize;
 
@@ -347,12 +362,13 @@ pub trait BoundQuantizer: Send + Sync {
         None
     }
 
-    /// The value that an escape of a part stands for; of quantizers that [escape](Self::escapes) and have a kernel.
+    /// The value that an escape in a column of a part stands for; of quantizers that [escape](Self::escapes) and have a
+    /// kernel.
     ///
     /// # Errors
     /// If that is impossible.
-    fn escaped(&self, plane: &Plane, part: usize, value: i32) -> Result<f32> {
-        let _ = (plane, part, value);
+    fn escaped(&self, plane: &Plane, part: usize, col: usize, value: i32) -> Result<f32> {
+        let _ = (plane, part, col, value);
         Err(Error::unsupported("this quantizer gives no value to single escapes"))
     }
 

@@ -177,7 +177,9 @@ impl Plan {
                 return Err(Error::corrupt("an escaped value without its symbol"));
             }
             let plane = &self.planes()[segment.plane];
-            escapes.push((*index, quantizer.escaped(plane, segment.part, *value).at(|| plane.name())?));
+            let col = (*index as usize - begin) % segment.cols;
+            let value = quantizer.escaped(plane, segment.part, col, *value).at(|| plane.name())?;
+            escapes.push((*index, value));
         }
         Ok(OpenTile {
             planes: tile.planes.clone(),

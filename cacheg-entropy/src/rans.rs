@@ -156,6 +156,9 @@ impl Rans {
             3 => true,
             other => return Err(Error::setting(format!("contexts = {other}, not 1 or 3"))),
         };
+        if tables.contexts && [tables.tables, tables.carried].contains(&Scope::Scale) {
+            return Err(Error::setting("tables (or carried) = scale has no contexts: set contexts to 1"));
+        }
         settings.carried = Some(tables.carried);
         Ok(Self { settings, stage: TableStage { settings: tables, split: Some(partition::partition) } })
     }

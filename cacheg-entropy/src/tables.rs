@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `class` (default) | a few (`classes=64`) that all planes share; each channel names one | everything: within 2 % of a table per channel, and small |
 //! | `channel` | one per channel | long calibration; what the CacheGen paper does (section 5.2, a distribution per layer and channel) |
+//! | `scale` | one per class that the quantizer (`steps`) tells, for keys and for values | profiles: nothing to store per channel, and all layers share what was seen |
 //! | `layer` | one per plane and part | coders that must stay tiny |
 //! | `one` | one per kind of plane and part | transforms that make all channels alike |
 //!
@@ -25,6 +26,7 @@ mod counts;
 mod layout;
 mod normalize;
 mod pack;
+mod scale;
 mod set;
 mod settings;
 mod table;

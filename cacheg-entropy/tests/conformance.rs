@@ -11,6 +11,7 @@ mod range {
         specs: [
             "range",
             "range(tables=layer;streams=channel)",
+            "range(tables=scale)",
             "range(tables=channel;streams=channel;cdf=257)",
         ],
         allocations: true,
@@ -24,6 +25,7 @@ mod rans {
         specs: [
             "rans",
             "rans(tables=channel)",
+            "rans(tables=scale)",
             "rans(tables=one;carried=layer;classes=2)",
             "rans(classes=4;contexts=3)",
         ],

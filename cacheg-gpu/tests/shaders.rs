@@ -15,6 +15,7 @@ const PIPELINES: &[&str] = &[
     "sinks|mean|bins(step=0.4;reach=15)|rans",
     "anchor-delta|bins(step=0.5)|range",
     "identity|bins|raw",
+    "mean|steps|rans(tables=scale)",
     "uniform|raw",
     "lloyd-max|raw",
     "bytes|rans(contexts=3)",

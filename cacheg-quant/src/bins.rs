@@ -62,6 +62,7 @@ use absmax::Absmax;
 use sigma::SigmaCalibrator;
 use step::Step;
 pub use unit::Unit;
+pub(crate) use unit::needs_statistics;
 
 /// The stage's registration.
 pub const PLUGIN: Plugin = Plugin {
@@ -323,7 +324,7 @@ impl BoundQuantizer for Bound {
         Some(Kernel::new(include_str!("bins.wgsl"), data))
     }
 
-    fn escaped(&self, plane: &Plane, part: usize, value: i32) -> Result<f32> {
+    fn escaped(&self, plane: &Plane, part: usize, _: usize, value: i32) -> Result<f32> {
         match self.mode(plane, part) {
             Some(Mode::Step(step)) => step.escaped(value),
             _ => Err(cacheg_core::Error::corrupt("an escaped value without its symbol")),

@@ -21,6 +21,7 @@
 //! | quantizer | what it is for |
 //! |---|---|
 //! | [`bins`] | CacheGen's: bins per token's largest value, or steps in units of σ; needs an entropy coder |
+//! | [`steps`] | one step for each head, for coefficients of a transform; coders share tables by its classes |
 //! | [`uniform`] | 1 to 8 bits with a scale per group, by token or by channel: q8, q4, KIVI |
 //! | [`lloyd_max`] | the best codebook for normal values and a scale per head: TurboQuant, after `hadamard` |
 //! | [`bytes`] | the elements' own bytes, nothing lost |
@@ -43,10 +44,12 @@ pub mod lloyd_max;
 pub mod mean;
 pub mod predict;
 pub mod sinks;
+pub mod steps;
 pub mod uniform;
 pub mod unrope;
 
 mod carried;
+mod escaping;
 mod integer;
 mod metric;
 mod numeric;
@@ -75,6 +78,7 @@ pub const PLUGINS: &[Plugin] = &[
     mean::PLUGIN,
     predict::PLUGIN,
     sinks::PLUGIN,
+    steps::PLUGIN,
     uniform::PLUGIN,
     unrope::PLUGIN,
 ];

@@ -101,6 +101,15 @@ mod bins_by_sigma {
     }
 }
 
+mod steps {
+    super::conformance! {
+        quantizer: cacheg_quant::steps::PLUGIN,
+        specs: ["steps", "steps(step=0.03;reach=127)", "steps(step=3;reach=1)"],
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
 mod uniform {
     super::conformance! {
         quantizer: cacheg_quant::uniform::PLUGIN,

@@ -43,9 +43,12 @@ fn elements_are_what_the_stages_make() {
             row[channel]
         })
     };
-    for stages in
-        ["mean|bins(step=0.5;reach=15)", "bins(step=0.3;reach=9)", "mean|identity|bins(step=2;reach=1)"]
-    {
+    for stages in [
+        "mean|bins(step=0.5;reach=15)",
+        "bins(step=0.3;reach=9)",
+        "mean|identity|bins(step=2;reach=1)",
+        "mean|steps(step=0.4)",
+    ] {
         check(&registry, stages, &KvCache::copy_of(&sample.view(), 40, 97), &long(0, 60), 1_500);
     }
     check(&registry, "mean|bins(step=0.5;reach=15)", &long(3, 600), &long(0, 60), 1_500);

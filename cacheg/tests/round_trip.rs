@@ -48,7 +48,8 @@ fn wide_rows() {
     let geometry = Geometry::new([group]).unwrap();
     let (kv, other) = (cache(&geometry, 23, 1), cache(&geometry, 30, 2));
     let spread = rmse(&kv, &KvCache::zeros(&geometry, 23, 0));
-    for spec in specs() {
+    // Matrices of so wide a head take a minute for each pipeline that has them: one is enough.
+    for spec in specs().into_iter().filter(|spec| !spec.contains("klt|steps")) {
         let pipeline = Pipeline::parse(&registry, spec).unwrap();
         if spec.contains("klt") {
             // Matrices as wide as this head would take longer than anybody waits.

@@ -7,6 +7,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| cacheg_fuzz::run_coder(
         r#"{"tables":"channel"}"#,
         r#"{"tables":"class","classes":3}"#,
         r#"{"tables":"layer"}"#,
+        r#"{"tables":"scale"}"#,
         r#"{"tables":"channel","streams":"channel"}"#,
         r#"{"tables":"channel","streams":"channel","cdf":258}"#,
     ],

@@ -67,6 +67,7 @@ pub fn coder(
     let alphabet = Alphabet { size, escape: false };
     let mut part = Part::new(Role::Whole, cols);
     part.alphabets = vec![alphabet; 2];
+    part.classes = classes(cols);
     let parts = vec![vec![part]];
     let cx = BindCx::new(&planes, &parts, None, source);
     let segment = |symbol_plane| Segment::new(0, 0, symbol_plane, rows, cols, alphabet);
@@ -92,6 +93,11 @@ pub fn coder(
     Some(Bound { coder, segments })
 }
 
+/// Classes of columns, some of them equal.
+fn classes(cols: usize) -> Vec<u8> {
+    (0..cols).map(|col| (30 + 5 * (col % 4)) as u8).collect()
+}
+
 /// Tables that somebody else has packed: they may be refused, they may not panic or be believed.
 pub fn unpack(name: &str, config: &str, size: u16, cols: usize, bytes: &[u8]) {
     let Build::Coder(build) = registry().get(name).unwrap().build else { panic!("{name} is no coder") };
@@ -99,6 +105,7 @@ pub fn unpack(name: &str, config: &str, size: u16, cols: usize, bytes: &[u8]) {
     let planes: Vec<Plane> = geometry().planes().into_iter().take(1).collect();
     let mut part = Part::new(Role::Whole, cols);
     part.alphabets = vec![Alphabet { size, escape: false }];
+    part.classes = classes(cols);
     let parts = vec![vec![part]];
     if let Ok(data) = coder.unpack(&BindCx::new(&planes, &parts, None, Source::Chunk), bytes) {
         let _ = coder.bind(&BindCx::new(&planes, &parts, Some(&data), Source::Chunk));
@@ -151,6 +158,8 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
             "unrope|mean|hadamard|uniform(bits=3;zero=true)|zstd",
             "unrope|mean|klt|bins(step=0.25)|rans",
             "sinks(first=1)|unrope|mean|predict|klt|bins(step=0.25)|rans",
+            "mean|klt|steps(step=0.5)|rans(tables=scale)",
+            "steps(step=0.1;reach=127)|range(tables=scale)",
             "mean|bins(step=0.5)|rans(tables=channel)",
             "anchor-delta(group=4)|bins|rans(tables=one)",
             "bytes|range(tables=layer)",

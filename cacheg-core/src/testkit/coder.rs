@@ -3,7 +3,7 @@
 use super::alloc::{measure, no_allocation, require_counting};
 use super::bind::{Setup, concurrently, each};
 use super::grid::{POISONS, same_bytes};
-use super::models::{Model, model, part_rows};
+use super::models::{Model, classes, model, part_rows};
 use super::suite::{Within, ensure, survive};
 use super::{Check, Failure, Random, Suite, calibration, settings};
 use crate::{Alphabet, BoundCoder, Coder, Part, Role, Segment, Source};
@@ -199,6 +199,7 @@ pub fn alphabets(suite: &Suite) -> Check {
                     let part = |plane: &crate::Plane| {
                         let mut part = Part::new(Role::Whole, plane.channels());
                         part.alphabets.push(Alphabet { size, escape });
+                        part.classes = classes(part.cols);
                         vec![part]
                     };
                     let parts = model.planes.iter().map(part).collect();

@@ -2,7 +2,8 @@
 
 use super::Failure;
 use crate::{
-    Alphabet, Dtype, Geometry, LayerGroup, Pairing, Part, Plane, Result, Role, Rope, RopeScaling, Shape,
+    Alphabet, CLASSES, Dtype, Geometry, LayerGroup, Pairing, Part, Plane, Result, Role, Rope, RopeScaling,
+    Shape,
 };
 
 /// A geometry with a name.
@@ -132,7 +133,13 @@ pub(crate) const PARTS: &[Layout] = &[
 
 fn coded(role: Role, plane: &Plane, alphabets: &[(u16, bool)]) -> Part {
     let alphabets = alphabets.iter().map(|&(size, escape)| Alphabet { size, escape }).collect();
-    Part { role, cols: plane.channels(), alphabets }
+    let cols = plane.channels();
+    Part { role, cols, alphabets, classes: classes(cols) }
+}
+
+/// Classes of columns, all of them if there are as many columns.
+pub(crate) fn classes(cols: usize) -> Vec<u8> {
+    (0..cols).map(|col| (col * 37 % CLASSES) as u8).collect()
 }
 
 /// What coders see.

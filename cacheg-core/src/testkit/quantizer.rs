@@ -8,7 +8,7 @@ use super::grid::{Grid, Lie, POISONS, Poison, largest, same_bits, same_bytes};
 use super::models::part_rows;
 use super::suite::{Within, ensure, survive};
 use super::{Check, Failure, Model, Random, Suite, calibration, kv_like, settings, values};
-use crate::{Alphabet, BoundQuantizer, Dtype, Escapes, Part, PartCx, Plane, Quantizer, TileCx};
+use crate::{Alphabet, BoundQuantizer, CLASSES, Dtype, Escapes, Part, PartCx, Plane, Quantizer, TileCx};
 
 /// Number of the part's first symbol among the tile's: not 0, so that nobody overlooks it.
 const BASE: u32 = 1000;
@@ -151,6 +151,13 @@ pub fn shapes(suite: &Suite) -> Check {
             let other = second.alphabets(plane, &setup.parts[plane.index][cx.index], cx.index);
             ensure(piece.alphabets == other, || "alphabets change".to_owned())?;
             ensure(!other.is_empty(), || "no symbol planes".to_owned())?;
+            let part = &setup.parts[plane.index][cx.index];
+            let classes = bound.classes(plane, part, cx.index);
+            ensure(classes == second.classes(plane, part, cx.index), || "classes change".to_owned())?;
+            let legal = classes.iter().all(|class| usize::from(*class) < CLASSES);
+            ensure(legal && (classes.is_empty() || classes.len() == cx.cols), || {
+                format!("classes are one for each column, below {CLASSES}, not {classes:?}")
+            })?;
             let fits = other.iter().all(|alphabet| (2..=256).contains(&alphabet.size));
             ensure(fits, || format!("alphabets hold 2 to 256 symbols, not {other:?}"))?;
             escapes |= other.iter().any(|alphabet| alphabet.escape);

@@ -8,6 +8,7 @@ use super::cluster::{Clusters, cluster};
 use super::contexts::{self, BANDS, Bands, CHOICE, Choice, Edges};
 use super::counts::Counts;
 use super::layout::{Group, Layout, Slot};
+use super::scale;
 use super::set::TableSet;
 use super::settings::{Scope, TableSettings};
 use super::table::{Precision, Split, Table};
@@ -39,7 +40,7 @@ impl TableCalibrator {
 
     /// Histograms are kept by channel where channels matter; contexts always do.
     fn rows_of(&self, slot: &Slot) -> usize {
-        let by_channel = matches!(self.layout.scope, Scope::Channel | Scope::Class);
+        let by_channel = matches!(self.layout.scope, Scope::Channel | Scope::Class | Scope::Scale);
         if by_channel || self.layout.contexts { slot.cols } else { 1 }
     }
 
@@ -132,6 +133,32 @@ impl TableCalibrator {
         (TableSet { counts, tables, classes, limits: Vec::new() }, choices)
     }
 
+    /// Tables of the quantizer's classes.
+    fn by_scale(&self, counts: &Counts) -> TableSet {
+        let groups = &self.layout.groups;
+        let mut sums: Vec<Vec<Vec<u64>>> =
+            groups.iter().map(|group| vec![vec![0; group.alphabet]; group.tables]).collect();
+        for slot in &self.layout.slots {
+            for row in slot.first_channel..slot.first_channel + slot.cols {
+                counts.add_to(row, &mut sums[slot.group][usize::from(self.layout.scales[row])]);
+            }
+        }
+        let mut tables = Vec::new();
+        for (number, (group, sums)) in groups.iter().zip(&sums).enumerate() {
+            // A chunk's tables are for its own symbols; a profile's for others, too, of any class.
+            if self.source == Source::Chunk {
+                let used = self.layout.scales_of(number);
+                let all = sums.iter().zip(used);
+                let unused = || Table::unused(group.alphabet, self.split.is_some());
+                tables.extend(all.map(|(sums, used)| if used { self.table(sums) } else { unused() }));
+            } else {
+                tables.extend(scale::drawn(sums, group.symmetric).iter().map(|sums| self.table(sums)));
+            }
+        }
+        let counts = groups.iter().map(|group| group.tables).collect();
+        TableSet { counts, tables, classes: Vec::new(), limits: Vec::new() }
+    }
+
     /// The class of every channel, and the classes of each group.
     fn cluster(&self, counts: &Counts, layout: &Layout, classes: usize) -> Found {
         let mut members: Vec<Vec<usize>> = vec![Vec::new(); layout.groups.len()];
@@ -163,7 +190,7 @@ struct Found {
 }
 
 /// Counts drawn towards others, which weigh as much as this many symbols.
-fn drawn(own: &[u64], others: &[u64], symbols: f64) -> Vec<u64> {
+pub(super) fn drawn(own: &[u64], others: &[u64], symbols: f64) -> Vec<u64> {
     let total = others.iter().sum::<u64>().max(1) as f64;
     let weights = own.iter().zip(others).map(|(own, other)| *own as f64 + *other as f64 / total * symbols);
     // Below 2^33 before it is scaled.
@@ -208,6 +235,7 @@ impl Calibrator for TableCalibrator {
             Scope::One | Scope::Layer => self.by_group(&counts),
             Scope::Channel => self.by_channel(&counts),
             Scope::Class => self.by_class(&counts),
+            Scope::Scale => (self.by_scale(&counts), Vec::new()),
         };
         let channels = self.layout.slots.iter().filter(|slot| self.layout.has_contexts(slot));
         let channels = channels.flat_map(|slot| slot.first_channel..slot.first_channel + slot.cols);

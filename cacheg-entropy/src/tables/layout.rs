@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cacheg_core::{BindCx, Error, Plane, Result, Segment};
+use cacheg_core::{BindCx, CLASSES, Error, Kind, Part, Plane, Result, Segment};
 
 use super::settings::Scope;
 
@@ -32,6 +32,8 @@ pub(crate) struct Group {
     pub(crate) tables: usize,
     /// How many tables each of them is.
     pub(crate) each: usize,
+    /// Symbols are symmetric around a middle, and behind them there is an escape.
+    pub(crate) symmetric: bool,
 }
 
 /// Tables of a channel that has contexts: one for the first symbol of a run, one for each context.
@@ -52,6 +54,8 @@ pub(crate) struct Layout {
     pub(crate) groups: Vec<Group>,
     /// Columns of all slots together.
     pub(crate) channels: usize,
+    /// The quantizer's class of each channel; scope `scale` only.
+    pub(crate) scales: Vec<u8>,
     /// For each plane the first slot of each part, and the end.
     starts: Vec<Vec<usize>>,
 }
@@ -65,13 +69,24 @@ impl Layout {
         if cx.parts.len() != cx.planes.len() {
             return Err(Error::data("a coder must be bound after the quantizer"));
         }
-        let mut layout =
-            Self { scope, contexts, slots: Vec::new(), groups: Vec::new(), channels: 0, starts: Vec::new() };
+        let mut layout = Self {
+            scope,
+            contexts,
+            slots: Vec::new(),
+            groups: Vec::new(),
+            channels: 0,
+            scales: Vec::new(),
+            starts: Vec::new(),
+        };
         let mut known = BTreeMap::new();
         for (plane, parts) in cx.planes.iter().zip(cx.parts) {
             let mut starts = vec![layout.slots.len()];
             for (index, part) in parts.iter().enumerate() {
+                if scope == Scope::Scale {
+                    check_classes(part)?;
+                }
                 for (symbol_plane, alphabet) in part.alphabets.iter().enumerate() {
+                    let symmetric = alphabet.escape && alphabet.size % 2 == 0;
                     let alphabet = usize::from(alphabet.size);
                     if !(2..=256).contains(&alphabet) {
                         return Err(Error::data(format!("an alphabet of {alphabet} symbols")));
@@ -80,13 +95,18 @@ impl Layout {
                     let key = match scope {
                         Scope::One => (Some(plane.kind), None, index, symbol_plane, alphabet),
                         Scope::Class => (None, None, index, symbol_plane, alphabet),
+                        Scope::Scale => (Some(like(plane.kind)), None, index, symbol_plane, alphabet),
                         Scope::Layer | Scope::Channel => (None, Some(number), 0, 0, 0),
                     };
-                    let tables = if scope == Scope::Channel { part.cols } else { 1 };
+                    let tables = match scope {
+                        Scope::Channel => part.cols,
+                        Scope::Scale => CLASSES,
+                        Scope::One | Scope::Layer | Scope::Class => 1,
+                    };
                     let group = *known.entry(key).or_insert_with(|| {
                         let context = contexts && alphabet <= MAX_CONTEXT_ALPHABET;
                         let each = if context { CONTEXT_TABLES } else { 1 };
-                        layout.groups.push(Group { alphabet, tables, each });
+                        layout.groups.push(Group { alphabet, tables, each, symmetric });
                         layout.groups.len() - 1
                     });
                     let (cols, first_channel) = (part.cols, layout.channels);
@@ -98,6 +118,9 @@ impl Layout {
                         group,
                         first_channel,
                     });
+                    if scope == Scope::Scale {
+                        layout.scales.extend_from_slice(&part.classes);
+                    }
                     layout.channels = first_channel
                         .checked_add(cols)
                         .filter(|channels| u32::try_from(*channels).is_ok())
@@ -108,6 +131,17 @@ impl Layout {
             layout.starts.push(starts);
         }
         Ok(layout)
+    }
+
+    /// Which of a group's classes some channel has; scope `scale` only.
+    pub(crate) fn scales_of(&self, group: usize) -> [bool; CLASSES] {
+        let mut used = [false; CLASSES];
+        for slot in self.slots.iter().filter(|slot| slot.group == group) {
+            for class in &self.scales[slot.first_channel..slot.first_channel + slot.cols] {
+                used[usize::from(*class)] = true;
+            }
+        }
+        used
     }
 
     /// Whether the channels of a slot have contexts.
@@ -148,5 +182,27 @@ impl Layout {
         });
         slot.filter(|slot| slot.cols == segment.cols && slot.alphabet == usize::from(segment.alphabet.size))
             .ok_or_else(|| Error::data("a segment that the coder was not bound to"))
+    }
+}
+
+/// Kinds of planes that share tables by scale: keys are one, values and latents another.
+fn like(kind: Kind) -> Kind {
+    match kind {
+        Kind::Key => Kind::Key,
+        Kind::Value | Kind::Latent => Kind::Value,
+    }
+}
+
+/// Refuses parts without classes.
+fn check_classes(part: &Part) -> Result<()> {
+    if part.classes.is_empty() && part.cols > 0 {
+        let why = "`tables=scale` needs a quantizer that tells classes, such as `steps`";
+        return Err(Error::setting(why));
+    }
+    let legal = part.classes.iter().all(|class| usize::from(*class) < CLASSES);
+    if legal && part.classes.len() == part.cols {
+        Ok(())
+    } else {
+        Err(Error::data("classes of another part"))
     }
 }

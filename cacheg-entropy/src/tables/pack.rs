@@ -5,7 +5,7 @@
 //!                    for each channel u8     class
 //! then bits, least significant first, zero-padded to a byte:
 //! with contexts:     for each channel that has them 5 + 5 bits  limits
-//! for each table:
+//! for each table (scale scope: of a class that a channel of the group has):
 //!   if buckets:      5 bits  buckets − 1, then 4 bits for each: log2 of its width
 //!   always:          8 bits  first coded symbol with a weight
 //!                    8 bits  number of weights − 1
@@ -33,11 +33,23 @@ pub(crate) fn pack(set: &TableSet, layout: &Layout) -> Vec<u8> {
     for limit in set.limits.as_flattened() {
         bits.put(u32::from(*limit), 5);
     }
-    for table in &set.tables {
-        pack_table(table, &mut bits);
+    let mut tables = set.tables.iter();
+    for (number, (group, count)) in layout.groups.iter().zip(&set.counts).enumerate() {
+        let stored = stored(layout, number);
+        for (_, table) in
+            tables.by_ref().take(count * group.each).enumerate().filter(|(table, _)| stored(*table))
+        {
+            pack_table(table, &mut bits);
+        }
     }
     out.extend(bits.finish());
     out
+}
+
+/// Which of a group's tables are stored: with scope `scale` those of classes that occur, which readers know, too.
+fn stored(layout: &Layout, group: usize) -> impl Fn(usize) -> bool {
+    let used = (layout.scope == Scope::Scale).then(|| layout.scales_of(group));
+    move |table| used.is_none_or(|used| used[table])
 }
 
 fn pack_table(table: &Table, bits: &mut BitWriter) {
@@ -79,9 +91,14 @@ pub(crate) fn unpack(bytes: &[u8], layout: &Layout, split: bool) -> Result<Table
         limits.push([bits.take(5)? as u8, bits.take(5)? as u8]);
     }
     let mut tables = Vec::new();
-    for (group, count) in layout.groups.iter().zip(&counts) {
-        for _ in 0..count * group.each {
-            tables.push(unpack_table(&mut bits, split && group.alphabet > MAX_BUCKETS)?);
+    for (number, (group, count)) in layout.groups.iter().zip(&counts).enumerate() {
+        let stored = stored(layout, number);
+        for table in 0..count * group.each {
+            tables.push(if stored(table) {
+                unpack_table(&mut bits, split && group.alphabet > MAX_BUCKETS)?
+            } else {
+                Table::unused(group.alphabet, split)
+            });
         }
     }
     bits.finish()?;

@@ -97,6 +97,7 @@ impl TableSet {
                     Scope::One | Scope::Layer => 0,
                     Scope::Channel => col,
                     Scope::Class => usize::from(self.classes[slot.first_channel + col]),
+                    Scope::Scale => usize::from(layout.scales[slot.first_channel + col]),
                 };
                 // At most four tables for each channel, or 256 for each group.
                 let within = within * layout.groups[slot.group].each;

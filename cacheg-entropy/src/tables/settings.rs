@@ -15,6 +15,9 @@ pub enum Scope {
     Channel,
     /// Channels that look alike: each channel names one of a few tables that all planes share.
     Class,
+    /// Columns of equal deviation in steps, as the quantizer says (`steps` does): a table for each of its classes, keys
+    /// apart from values.
+    Scale,
 }
 
 /// How tables are made, from the settings of a coder.

@@ -69,6 +69,17 @@ impl Table {
         }
     }
 
+    /// The table of classes that no channel has: nothing is coded by it.
+    pub(crate) fn unused(alphabet: usize, split: bool) -> Self {
+        let bits = if split && alphabet > MAX_BUCKETS {
+            let width = alphabet.div_ceil(MAX_BUCKETS).next_power_of_two();
+            vec![width.ilog2() as u8; alphabet.div_ceil(width)]
+        } else {
+            Vec::new()
+        };
+        Self { bits, first: 0, weights: vec![0] }
+    }
+
     /// A table of these frequencies, which sum to 65,536; ones at both ends are left out.
     pub(crate) fn from_freqs(bits: Vec<u8>, freqs: &[u16]) -> Self {
         Self::trimmed(bits, freqs, 1)

@@ -14,6 +14,9 @@ const ELEMENTWISE: &[&str] = &[
     "anchor-delta(group=3)|bins(scale=f16;anchor=200)|rans",
     "identity|bins(k=32,16,16;v=32,16;scale=f16)|range(tables=channel;streams=channel;cdf=33)",
     "bins(k=5;v=255)|raw",
+    "sinks(first=4)|mean|steps(step=0.4)|rans(tables=scale)",
+    "anchor-delta(group=5)|steps(step=0.1;reach=127)|range(tables=scale)",
+    "steps(step=2;reach=1)|raw",
     "uniform(bits=8;axis=token;group=32)|raw",
     "uniform(bits=3;axis=token;group=0)|rans",
     "uniform(bits=4;axis=channel,token;group=32;zero=true;scale=bf16)|raw",
@@ -32,6 +35,7 @@ const ROWS: &[&str] = &[
     "hadamard(seed=5)|lloyd-max(bits=3)|raw",
     "hadamard|lloyd-max(bits=4)|rans",
     "sinks(first=3)|mean|hadamard|bins(step=0.5)|rans",
+    "mean|hadamard|steps(step=0.3;reach=31)|rans",
     "hadamard|mean|uniform(bits=6;axis=channel,token;group=8)|range",
     "hadamard|anchor-delta(group=7)|bins|rans(contexts=3)",
     "hadamard|bytes|raw",
@@ -154,7 +158,11 @@ fn escapes_everywhere() {
     let shape = Some(Shape { heads: 1, head_dim: 32, dtype: Dtype::F16 });
     let group = LayerGroup { repeat: 1, key: shape, value: None, latent: None, rope: None };
     let geometry = Geometry::new([group]).unwrap();
-    for spec in ["bins(step=0.01;reach=1)|rans", "anchor-delta|bins(step=0.01;reach=1)|rans"] {
+    for spec in [
+        "bins(step=0.01;reach=1)|rans",
+        "anchor-delta|bins(step=0.01;reach=1)|rans",
+        "steps(step=0.01;reach=1)|rans",
+    ] {
         check(&geometry, 4_000, spec);
     }
 }

@@ -9,10 +9,10 @@ use crate::carried;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// The standard deviation of the part.
+    /// The deviation of the values that share a step.
     #[default]
     Sigma,
-    /// One over the root of the plane's sensitivity, from the statistics that a profile is calibrated with.
+    /// One over the root of their sensitivity, from the statistics that a profile is calibrated with.
     Sensitivity,
 }
 
@@ -21,6 +21,16 @@ impl Unit {
     pub(super) fn is_sigma(&self) -> bool {
         *self == Self::Sigma
     }
+}
+
+/// The error of units that are made from statistics where there are none.
+pub(crate) fn needs_statistics(source: Source) -> Error {
+    Error::profile(match source {
+        Source::Profile => {
+            "`unit=sensitivity` needs statistics; give them to calibration with `--statistics`"
+        }
+        Source::Chunk => "`unit=sensitivity` needs a profile that was made with statistics",
+    })
 }
 
 /// A plane's sensitivity counts as at least this share of the largest: a step 1,000 times the finest is coarse enough.
@@ -54,14 +64,7 @@ impl Costs {
     /// # Errors
     /// Without statistics; if all sensitivities are 0.
     pub(super) fn units(&self, roles: &[Vec<Role>], sigmas: &[u16]) -> Result<Vec<u16>> {
-        let planes = self.planes.as_ref().ok_or_else(|| match self.source {
-            Source::Profile => Error::profile(
-                "`unit=sensitivity` needs statistics; give them to calibration with `--statistics`",
-            ),
-            Source::Chunk => {
-                Error::profile("`unit=sensitivity` needs a profile that was made with statistics")
-            }
-        })?;
+        let planes = self.planes.as_ref().ok_or_else(|| needs_statistics(self.source))?;
         let most = planes.iter().map(|(cost, _)| *cost).fold(0.0, f64::max);
         if most <= 0.0 {
             return Err(Error::data("the statistics say that no error costs anything"));
