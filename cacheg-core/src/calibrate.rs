@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::front::{Front, FrontScratch, PREDICTED_ROWS};
+use crate::grade::{CodedRows, Grades};
 use crate::kept::Kept;
 use crate::plan::Wanted;
 use crate::select::Selector;
@@ -121,10 +122,12 @@ fn decoded(plan: &Plan, chunk: &ToSee<'_, '_>) -> Result<KvCache> {
     let ToSee { view, range, .. } = chunk;
     let mut cache = KvCache::zeros(plan.geometry(), range.end, view.first_position());
     let layout = plan.layout(range.len());
-    let tiles = crate::chunk::all_tiles(plan, view, range, &layout, &|_| ())?;
+    let grades = Grades::choose(plan.front.grader(), plan.planes(), view, range)?;
+    let tiles = crate::chunk::all_tiles(plan, view, range, &grades, &layout, &|_| ())?;
     let bytes = |index: usize| Ok(&tiles[index].1[..tiles[index].0 as usize]);
     let position = view.first_position() + range.start as u64;
-    plan.decode_predicted(&layout, bytes, position, cache.view_mut().planes_mut(), range.start, &|_| ())?;
+    let rows = CodedRows { position, grades: &grades };
+    plan.decode_predicted(&layout, bytes, rows, cache.view_mut().planes_mut(), range.start, &|_| ())?;
     Ok(cache)
 }
 
@@ -159,9 +162,13 @@ fn gather(
     let Some(calibrator) = wanted.calibrator(cx) else { return Ok(StageData::new()) };
     let symbols = matches!(wanted, Wanted::Coder(_));
     let planes = front.planes();
+    let grader = if symbols { front.grader() } else { calibrator.grader() };
+    // What was dropped before is not graded.
+    let graded = chunks.iter().map(|chunk| Grades::choose(grader, planes, chunk.view, &chunk.range));
+    let graded = graded.collect::<Result<Vec<_>>>()?;
     let total: u64 = chunks.iter().map(|chunk| chunk.range.len() as u64).sum();
     let one = |scratch: &mut SymbolScratch, plane: &Plane| -> Result<StageData> {
-        let data = observe_plane(&*calibrator, plane, front, chunks, symbols, scratch)
+        let data = observe_plane(&*calibrator, plane, front, chunks, &graded, symbols, scratch)
             .at(|| format!("tensor `{}`", plane.name()))?;
         // Each plane's share, so that all planes add up to the number of tokens.
         progress(
@@ -179,15 +186,17 @@ fn observe_plane(
     plane: &Plane,
     front: &Front,
     chunks: &[ToSee<'_, '_>],
+    graded: &[Grades],
     symbols: bool,
     scratch: &mut SymbolScratch,
 ) -> Result<StageData> {
     let mut accumulator: Box<dyn Accumulator> = calibrator.accumulator(plane);
     let wanted = calibrator.references(plane);
     let mut gathered = Vec::new();
-    for ToSee { view, range, kept, decoded } in chunks {
+    for (ToSee { view, range, kept, decoded }, grades) in chunks.iter().zip(graded) {
         let Some(kept) = kept else {
-            observe_rows(&mut *accumulator, plane, front, [view, decoded], range, symbols, &wanted, scratch)?;
+            let views = [*view, *decoded];
+            observe_rows(&mut *accumulator, plane, front, views, range, grades, symbols, &wanted, scratch)?;
             continue;
         };
         let row = plane.channels() * plane.shape.dtype.size();
@@ -195,7 +204,8 @@ fn observe_plane(
         view.gather(plane.index, range.start, kept.of_layer(plane.layer as usize), &mut gathered);
         let rows = view.of_one_plane(plane.index, range.start, kept.tokens(), &gathered);
         let range = 0..kept.tokens();
-        observe_rows(&mut *accumulator, plane, front, [&rows, &rows], &range, symbols, &wanted, scratch)?;
+        let rows = [&rows, &rows];
+        observe_rows(&mut *accumulator, plane, front, rows, &range, grades, symbols, &wanted, scratch)?;
     }
     accumulator.finish()
 }
@@ -208,6 +218,7 @@ fn observe_rows(
     front: &Front,
     [view, decoded]: [&KvView<'_>; 2],
     range: &Range<usize>,
+    grades: &Grades,
     symbols: bool,
     wanted: &[usize],
     scratch: &mut SymbolScratch,
@@ -217,7 +228,8 @@ fn observe_rows(
     for first in (0..range.len()).step_by(step) {
         let rows = step.min(range.len() - first);
         let token = range.start + first;
-        let cx = TileCx::new(plane, first, rows, view.first_position() + token as u64);
+        let cx = TileCx::new(plane, first, rows, view.first_position() + token as u64)
+            .with_grades(grades.of(plane.layer as usize, first..first + rows));
         front.keep_references(decoded, &cx, token, wanted, &mut scratch.front)?;
         if symbols {
             Plan::observe_symbols(front, view, &cx, token, scratch, &mut |part, symbol_plane, symbols| {

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::dtype::Store;
 use crate::exact::ExactRows;
 use crate::front::Front;
+use crate::grade::{CodedRows, Grades};
 use crate::kept::{Bitmaps, Kept};
 use crate::plan::Wanted;
 use crate::profile::short;
@@ -329,7 +330,11 @@ impl<'a> Chunk<'a> {
         }
         // A selection is the first stage.
         let beside = pipeline.exact().map_or(0, |(stage, _)| stage);
-        let others = |(stage, bytes): (usize, &&[u8])| stage != beside && !bytes.is_empty();
+        // Of the quantizer a chunk may carry grades.
+        let graded = pipeline.quantizer().graded().then(|| pipeline.specs().len() - 2);
+        let others = |(stage, bytes): (usize, &&[u8])| {
+            stage != beside && Some(stage) != graded && !bytes.is_empty()
+        };
         if self.header.profile.is_some() && self.carried.iter().enumerate().any(others) {
             return Err(Error::corrupt("carried data beside a profile's"));
         }
@@ -396,10 +401,11 @@ impl<'a> Chunk<'a> {
         progress: Progress<'_>,
     ) -> Result<()> {
         let begin = groups.start;
-        let (row, position) = (row + self.exact.first, self.position() + self.exact.first as u64);
+        let (row, grades) = (row + self.exact.first, self.grades(plan)?);
+        let rows = self.coded_rows(&grades);
         if plan.front.predicts() {
             let bytes = |index| self.tile_bytes(index);
-            return plan.decode_predicted(&self.layout, bytes, position, planes, row, progress);
+            return plan.decode_predicted(&self.layout, bytes, rows, planes, row, progress);
         }
         let elements = plan.elements(self.layout.tokens);
         // Threads own whole planes: enough of them that their tiles make up whole batches.
@@ -422,7 +428,7 @@ impl<'a> Chunk<'a> {
                     for index in indices.by_ref().take(batch) {
                         tiles.push((self.layout.tile(index), self.tile_bytes(index)?));
                     }
-                    plan.decode_tiles(elements, &tiles, position, &mut out, scratch)?;
+                    plan.decode_tiles(elements, &tiles, rows, &mut out, scratch)?;
                     progress(tiles.iter().map(|(tile, _)| values(plan, tile)).sum());
                 }
                 Ok(())
@@ -440,7 +446,20 @@ impl<'a> Chunk<'a> {
     /// If there is no such tile.
     pub fn open_tile(&self, plan: &Plan, index: usize) -> Result<OpenTile<'a>> {
         let tile = self.layout.tile(index);
-        plan.open_tile(&tile, self.tile_bytes(index)?).map_err(|error| error.at(tile))
+        let grades = self.grades(plan)?;
+        plan.open_tile(&tile, self.tile_bytes(index)?, self.coded_rows(&grades)).map_err(|error| error.at(tile))
+    }
+
+    /// The grades of the rows that are coded.
+    fn grades(&self, plan: &Plan) -> Result<Grades> {
+        let Some(grader) = plan.front.grader() else { return Ok(Grades::default()) };
+        let bytes = self.carried.get(plan.quantizer_stage());
+        let bytes = bytes.ok_or_else(|| Error::corrupt("the chunk does not carry its tokens' grades"))?;
+        Grades::unpack(grader, self.geometry(), self.layout.tokens, bytes)
+    }
+
+    fn coded_rows<'g>(&self, grades: &'g Grades) -> CodedRows<'g> {
+        CodedRows { position: self.position() + self.exact.first as u64, grades }
     }
 
     /// How many rows at its front and at its end are not coded but [stored](Self::decode_exact) as they are.
@@ -489,9 +508,11 @@ impl<'a> Chunk<'a> {
     pub fn account(&self, plan: &Plan) -> Result<(ChunkBytes, Option<f64>)> {
         let mut sizes = self.sizes.clone();
         let mut ideal = Some(0.0);
+        let grades = self.grades(plan)?;
+        let rows = self.coded_rows(&grades);
         let one = |index: usize| {
-            let bytes = self.tile_bytes(index)?;
-            plan.with_scratch(&self.layout, |scratch| plan.account(bytes, &self.layout.tile(index), scratch))
+            let (bytes, tile) = (self.tile_bytes(index)?, self.layout.tile(index));
+            plan.with_scratch(&self.layout, |scratch| plan.account(bytes, &tile, rows, scratch))
         };
         for (tile, bits) in (0..self.layout.tiles()).into_par_iter().map(one).collect::<Result<Vec<_>>>()? {
             sizes.tiles.side += tile.side;

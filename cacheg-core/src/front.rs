@@ -8,7 +8,7 @@ use crate::aligned::Aligned;
 use crate::kv::{describe, first_non_finite, matrix, matrix_mut};
 use crate::stage::MAX_REFERENCES;
 use crate::{
-    Alphabet, BindCx, BoundQuantizer, BoundTransform, CLASSES, Error, Escapes, Geometry, KvView, Part,
+    Alphabet, BindCx, BoundQuantizer, BoundTransform, CLASSES, Error, Escapes, Geometry, Grader, KvView, Part,
     PartCx, Plane, Result, Role, Seen, Source, StageData, TileCx,
 };
 
@@ -155,6 +155,7 @@ impl Front {
                     return Err(Error::setting(why).at(plane.name()));
                 }
                 part.classes = classes;
+                part.grades = quantizer.grades();
             }
         }
         self.align(quantizer.row_multiple())?;
@@ -178,8 +179,30 @@ impl Front {
                 "a pipeline that predicts planes from others codes row by row, in one part",
             ));
         }
+        if quantizer.grader().is_some() {
+            self.check_grades(simple)?;
+        }
         self.quantizer = Some(quantizer);
         Ok(())
+    }
+
+    /// Refuses grades where they cannot be told, or not be shared.
+    fn check_grades(&self, simple: bool) -> Result<()> {
+        if !self.consecutive {
+            return Err(Error::setting("tokens that a selection has left cannot be graded"));
+        }
+        let whole = |plane: &Plane| self.parts[plane.index].iter().all(|part| part.cols == plane.channels());
+        let heads = |a: &Plane, b: &Plane| a.layer != b.layer || a.shape.heads == b.shape.heads;
+        let equal = self.planes.iter().zip(self.planes.iter().skip(1)).all(|(a, b)| heads(a, b));
+        if simple && equal && self.planes.iter().all(whole) {
+            return Ok(());
+        }
+        Err(Error::setting("grades take one part, and keys and values with as many heads"))
+    }
+
+    /// What gives tokens grades, if something does.
+    pub(crate) fn grader(&self) -> Option<&dyn Grader> {
+        self.quantizer.as_ref().and_then(|quantizer| quantizer.grader())
     }
 
     fn align(&mut self, multiple: usize) -> Result<()> {
@@ -641,10 +664,13 @@ impl Front {
 
     /// A tile's pieces; the tile itself if it cannot be cut.
     fn pieces_of<'t>(&self, tile: &TileCx<'t>) -> impl Iterator<Item = TileCx<'t>> + use<'t> {
-        let TileCx { plane, first, rows, position } = *tile;
+        let TileCx { plane, first, rows, position, grades } = *tile;
+        let heads = grades.len() / rows.max(1);
         let step = self.piece(plane, rows).max(1);
         (0..rows).step_by(step).map(move |row| {
-            TileCx::new(plane, first + row, step.min(rows - row), position.wrapping_add(row as u64))
+            let rows = step.min(rows - row);
+            TileCx::new(plane, first + row, rows, position.wrapping_add(row as u64))
+                .with_grades(&grades[row * heads..(row + rows) * heads])
         })
     }
 

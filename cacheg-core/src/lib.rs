@@ -6,6 +6,7 @@
 //! them and is where to start.
 
 mod aligned;
+mod arrange;
 mod backend;
 mod calibrate;
 mod chunk;
@@ -17,6 +18,7 @@ mod error;
 mod exact;
 mod front;
 mod geometry;
+mod grade;
 mod importance;
 mod json;
 mod kept;
@@ -51,6 +53,7 @@ pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use exact::ExactTokens;
 pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling, Shape};
+pub use grade::{GRADES, GradeCx, Grader};
 pub use importance::Importance;
 pub use json::canonical as canonical_json;
 pub use kept::Kept;

@@ -152,6 +152,11 @@ impl Plan {
         &self.specs
     }
 
+    /// The quantizer's place among the stages.
+    pub(crate) fn quantizer_stage(&self) -> usize {
+        self.specs.len().saturating_sub(2)
+    }
+
     /// Hash of the profile this plan depends on.
     pub fn profile(&self) -> Option<&str> {
         self.profile.as_deref()

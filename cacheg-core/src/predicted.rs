@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::dtype::Store;
 use crate::front::{Coded, Front, PREDICTED_ROWS, Quantized};
+use crate::grade::{CodedRows, Grades};
 use crate::kv::PlaneViewMut;
 use crate::tile::{Layout, MAX_BATCH, Scratch, Tile, TileScratch};
 use crate::{Error, Escapes, KvView, Plan, Plane, Progress, Result, ResultExt, TileCx};
@@ -68,6 +69,7 @@ impl Plan {
         &self,
         view: &KvView<'_>,
         first: usize,
+        grades: &Grades,
         layout: &Layout,
     ) -> Result<Vec<Block>> {
         let one = |range: &Range<usize>| {
@@ -91,7 +93,8 @@ impl Plan {
             self.with_scratch(layout, |scratch| {
                 self.planes().iter().try_for_each(|plane| {
                     let position = view.first_position() + (first + range.start) as u64;
-                    let cx = TileCx::new(plane, range.start, rows, position);
+                    let cx = TileCx::new(plane, range.start, rows, position)
+                        .with_grades(grades.of(plane.layer as usize, range.clone()));
                     let token = first + range.start;
                     let quantized = self.front.quantize(view, &cx, token, &mut scratch.front, &mut out);
                     quantized.at(|| format!("tensor `{}`", plane.name()))
@@ -126,13 +129,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Decodes all tiles of a chunk: `bytes` gives those of each. `position` is that of the chunk's first row, which is `row` of
-    /// `planes`.
+    /// Decodes all tiles of a chunk: `bytes` gives those of each. The first of the `coded` rows is `row` of `planes`.
     pub(crate) fn decode_predicted<'a>(
         &self,
         layout: &Layout,
         bytes: impl Fn(usize) -> Result<&'a [u8]> + Sync,
-        position: u64,
+        coded: CodedRows<'_>,
         planes: &mut [PlaneViewMut<'_>],
         row: usize,
         progress: Progress<'_>,
@@ -149,8 +151,13 @@ impl Plan {
                 .map(|index| Ok((layout.tile(index), bytes(index)?)));
             let tiles: Vec<(Tile, &'a [u8])> = tiles.collect::<Result<_>>()?;
             self.with_scratch(layout, |scratch| {
-                self.open_tiles(&tiles, scratch)?;
+                self.open_tiles(&tiles, coded, scratch)?;
                 self.decode_symbols(&tiles, scratch)?;
+                if !coded.grades.is_empty() {
+                    for ((tile, _), scratch) in tiles.iter().zip(&mut scratch.tiles) {
+                        scratch.restore(self.planes(), tile, coded);
+                    }
+                }
                 let opened =
                     tiles.into_iter().zip(&mut scratch.tiles).map(|((tile, bytes), scratch)| Opened {
                         tile,
@@ -178,7 +185,7 @@ impl Plan {
         for some in blocks.chunks(rayon::current_num_threads().max(1)) {
             let decode = |rows: &Range<usize>| {
                 self.with_scratch(layout, |scratch| {
-                    self.decode_block(layout, &opened, rows, position, scratch)
+                    self.decode_block(layout, &opened, rows, coded, scratch)
                 })
             };
             let done = some.par_iter().map(decode).collect::<Result<Vec<_>>>()?;
@@ -199,7 +206,7 @@ impl Plan {
         layout: &Layout,
         opened: &[Opened<'_>],
         rows: &Range<usize>,
-        position: u64,
+        of: CodedRows<'_>,
         scratch: &mut Scratch,
     ) -> Result<Vec<f32>> {
         let mut values = Vec::with_capacity(self.geometry().values_per_token() as usize * rows.len());
@@ -220,7 +227,8 @@ impl Plan {
                     side_done: done[1] + before[1],
                     escapes,
                 };
-                let cx = TileCx::new(plane, rows.start, rows.len(), position + rows.start as u64);
+                let cx = TileCx::new(plane, rows.start, rows.len(), of.position + rows.start as u64)
+                    .with_grades(of.grades.of(plane.layer as usize, rows.clone()));
                 self.front
                     .dequantize(&cx, &mut scratch.front, &mut coded, &mut |_, _, rows| values.extend(rows))
                     .at(|| format!("tensor `{}`", plane.name()))?;

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    CoderKernel, Error, ExactTokens, Kernel, KernelStream, Kind, Plane, Result, StageData, Statistics,
+    CoderKernel, Error, ExactTokens, Grader, Kernel, KernelStream, Kind, Plane, Result, StageData, Statistics,
 };
 
 /// What all stages have.
@@ -79,12 +79,14 @@ pub struct Part {
     /// For each column how its symbols are distributed, if the quantizer knows: deviations in steps, in powers of
     /// 2<sup>¼</sup>, [`CLASS_OF_ONE`] being 1; below [`CLASSES`]. Otherwise empty.
     pub classes: Vec<u8>,
+    /// By [grade](crate::Grader) what is added to the classes of its symbols; empty if the quantizer has no grades.
+    pub grades: Vec<i8>,
 }
 
 impl Part {
     /// A part that no quantizer has seen yet.
     pub fn new(role: Role, cols: usize) -> Self {
-        Self { role, cols, alphabets: Vec::new(), classes: Vec::new() }
+        Self { role, cols, alphabets: Vec::new(), classes: Vec::new(), grades: Vec::new() }
     }
 }
 
@@ -162,12 +164,20 @@ pub struct TileCx<'a> {
     /// Position of the tile's first token in the model's sequence; means nothing if rows are not
     /// [`consecutive`](BindCx::consecutive).
     pub position: u64,
+    /// The [grades](crate::Grader) of its rows, `[rows, heads]`; empty if the quantizer has none.
+    pub grades: &'a [u8],
 }
 
 impl<'a> TileCx<'a> {
     /// Names a tile.
     pub fn new(plane: &'a Plane, first: usize, rows: usize, position: u64) -> Self {
-        Self { plane, first, rows, position }
+        Self { plane, first, rows, position, grades: &[] }
+    }
+
+    /// The same with grades, `[rows, heads]`.
+    #[must_use]
+    pub fn with_grades(self, grades: &'a [u8]) -> Self {
+        Self { grades, ..self }
     }
 }
 
@@ -308,6 +318,11 @@ pub trait Quantizer: Stage {
         let _ = cx;
         None
     }
+
+    /// Whether it has a [grader](BoundQuantizer::grader) once it is bound: chunks then carry grades.
+    fn graded(&self) -> bool {
+        false
+    }
 }
 
 /// A quantizer bound to a model.
@@ -321,6 +336,17 @@ pub trait BoundQuantizer: Send + Sync {
     /// The [classes](Part::classes) of a part's columns, one for each, if there are any: coders may share tables by them.
     fn classes(&self, plane: &Plane, part: &Part, index: usize) -> Vec<u8> {
         let _ = (plane, part, index);
+        Vec::new()
+    }
+
+    /// What gives single tokens finer or coarser steps, if something does; see [`TileCx::grades`]. The quantizer then has one
+    /// part, of one symbol plane.
+    fn grader(&self) -> Option<&dyn Grader> {
+        None
+    }
+
+    /// By grade what it adds to the [classes](Self::classes), if there are grades.
+    fn grades(&self) -> Vec<i8> {
         Vec::new()
     }
 
@@ -421,6 +447,12 @@ impl Escapes {
     /// Adds one; indices must increase.
     pub(crate) fn push(&mut self, index: u32, value: i32) {
         self.items.push((index, value));
+    }
+
+    /// Gives all of them other indices, and sorts them.
+    pub(crate) fn renumber(&mut self, number: impl Fn(u32) -> u32) {
+        self.items.iter_mut().for_each(|(index, _)| *index = number(*index));
+        self.items.sort_unstable_by_key(|(index, _)| *index);
     }
 
     /// A writer for the part whose first symbol is number `base` of the tile.
@@ -540,6 +572,10 @@ pub struct Segment {
     pub cols: usize,
     /// The alphabet.
     pub alphabet: Alphabet,
+    /// Its first column among those of the part.
+    pub first_col: usize,
+    /// The [grade](crate::Grader) of its rows; 0 without grades.
+    pub grade: u8,
 }
 
 impl Segment {
@@ -552,7 +588,13 @@ impl Segment {
         cols: usize,
         alphabet: Alphabet,
     ) -> Self {
-        Self { plane, part, symbol_plane, rows, cols, alphabet }
+        Self { plane, part, symbol_plane, rows, cols, alphabet, first_col: 0, grade: 0 }
+    }
+
+    /// The same of some of the part's columns, from `first_col`, in rows of one grade.
+    #[must_use]
+    pub fn of_grade(self, first_col: usize, grade: u8) -> Self {
+        Self { first_col, grade, ..self }
     }
 
     /// Number of symbols.
@@ -881,6 +923,11 @@ pub trait Calibrator: Send + Sync {
     fn references(&self, plane: &Plane) -> Vec<usize> {
         let _ = plane;
         Vec::new()
+    }
+
+    /// What grades the tokens that accumulators see, as that of [the quantizer](BoundQuantizer::grader) would.
+    fn grader(&self) -> Option<&dyn Grader> {
+        None
     }
 
     /// Makes the stage's data from the finished accumulators, in the order of the planes.

@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use crate::aligned::Aligned;
+use crate::arrange::{self, Order};
 use crate::dtype::{Store, fence};
 use crate::elements::Elements;
 use crate::front::{Coded, Front, FrontScratch, Quantized};
+use crate::grade::{CodedRows, Grades};
 use crate::predicted::Block;
 use crate::wire::{MAX_VARINT, Reader, padding, put_varint, unzigzag, zigzag};
 use crate::{
@@ -149,9 +151,14 @@ pub struct OpenTile<'a> {
 }
 
 impl Plan {
-    pub(crate) fn open_tile<'a>(&self, tile: &Tile, bytes: &'a [u8]) -> Result<OpenTile<'a>> {
+    pub(crate) fn open_tile<'a>(
+        &self,
+        tile: &Tile,
+        bytes: &'a [u8],
+        rows: CodedRows<'_>,
+    ) -> Result<OpenTile<'a>> {
         let mut segments = Vec::new();
-        let sizes = self.tile_sizes(tile, &mut segments);
+        let sizes = self.tile_sizes(tile, rows, &mut segments);
         let (_, coded, stream) = self.split_tile(sizes.side, bytes)?;
         let quantizer = self.front.quantizer()?;
         let (mut side, mut next) = (Vec::with_capacity(segments.len()), 0);
@@ -159,7 +166,7 @@ impl Plan {
             side.push(next);
             if segment.symbol_plane == 0 {
                 let plane = &self.planes()[segment.plane];
-                let cx = self.tile_cx(tile, segment.plane, 0);
+                let cx = self.tile_cx(tile, segment.plane, rows);
                 let part = self.front.part_cxs(&cx).nth(segment.part).map(|(part, _)| part);
                 next += part.map_or(0, |part| quantizer.side_len(plane, &part));
             }
@@ -252,6 +259,9 @@ pub(crate) struct Scratch {
 pub(crate) struct TileScratch {
     pub(crate) segments: Vec<Segment>,
     pub(crate) symbols: Aligned<u8>,
+    /// The same in another order, if there are grades.
+    pub(crate) arranged: Aligned<u8>,
+    pub(crate) order: Order,
     pub(crate) escapes: Escapes,
     /// The tile's bytes, when it is encoded.
     pub(crate) out: Vec<u8>,
@@ -267,6 +277,26 @@ pub(crate) struct TileScratch {
 }
 
 impl TileScratch {
+    /// Puts symbols and escapes in the order that grades give them.
+    fn arrange(&mut self, planes: &[Plane], tile: &Tile, rows: CodedRows<'_>) {
+        let symbols = self.sizes.symbols;
+        self.order.find(planes, tile, rows);
+        self.arranged.grow(symbols);
+        let (from, to) = (&self.symbols[..symbols], &mut self.arranged[..symbols]);
+        self.order.arrange(planes, tile, from, to, &mut self.escapes);
+        std::mem::swap(&mut self.symbols, &mut self.arranged);
+    }
+
+    /// Undoes [`arrange`](Self::arrange).
+    pub(crate) fn restore(&mut self, planes: &[Plane], tile: &Tile, rows: CodedRows<'_>) {
+        let symbols = self.sizes.symbols;
+        self.order.find(planes, tile, rows);
+        self.arranged.grow(symbols);
+        let (from, to) = (&self.symbols[..symbols], &mut self.arranged[..symbols]);
+        self.order.restore(planes, tile, from, to, &mut self.escapes);
+        std::mem::swap(&mut self.symbols, &mut self.arranged);
+    }
+
     /// Appends the escapes to `out`, and room for that many bytes.
     pub(crate) fn append_escapes(&mut self, room: usize) {
         let at = self.before + 4;
@@ -301,8 +331,11 @@ impl Scratch {
         for group in plan.planes().chunks(layout.planes) {
             let tile = Tile { planes: group[0].index..group[group.len() - 1].index + 1, first: 0, rows };
             for scratch in &mut self.tiles[..plan.batch()] {
-                let sizes = plan.tile_sizes(&tile, &mut scratch.segments);
+                let sizes = plan.tile_sizes(&tile, CodedRows::ungraded(0), &mut scratch.segments);
                 scratch.symbols.grow(sizes.symbols);
+                if plan.front.grader().is_some() {
+                    scratch.arranged.grow(sizes.symbols);
+                }
             }
         }
     }
@@ -330,21 +363,32 @@ pub struct TileBytes {
 }
 
 impl Plan {
-    pub(crate) fn tile_cx<'a>(&'a self, tile: &Tile, plane: usize, position: u64) -> TileCx<'a> {
-        TileCx::new(&self.planes()[plane], tile.first, tile.rows, position + tile.first as u64)
+    pub(crate) fn tile_cx<'a>(&'a self, tile: &Tile, plane: usize, rows: CodedRows<'a>) -> TileCx<'a> {
+        let plane = &self.planes()[plane];
+        TileCx::new(plane, tile.first, tile.rows, rows.position + tile.first as u64)
+            .with_grades(rows.grades.of(plane.layer as usize, tile.first..tile.first + tile.rows))
     }
 
     /// Lists the tile's segments and adds up its sizes.
-    pub(crate) fn tile_sizes(&self, tile: &Tile, segments: &mut Vec<Segment>) -> Sizes {
+    pub(crate) fn tile_sizes(
+        &self,
+        tile: &Tile,
+        rows: CodedRows<'_>,
+        segments: &mut Vec<Segment>,
+    ) -> Sizes {
         segments.clear();
         let mut sizes = Sizes { symbols: 0, side: 0 };
         for plane in tile.planes.clone() {
-            let cx = self.tile_cx(tile, plane, 0);
+            let cx = self.tile_cx(tile, plane, rows);
             for (part, alphabets) in self.front.part_cxs(&cx) {
                 sizes.side +=
                     self.front.quantizer().map_or(0, |quantizer| quantizer.side_len(cx.plane, &part));
                 for (symbol_plane, alphabet) in alphabets.iter().enumerate() {
                     sizes.symbols += part.rows * part.cols;
+                    if !rows.grades.is_empty() {
+                        arrange::segments(cx.plane, tile, rows, *alphabet, segments);
+                        continue;
+                    }
                     segments.push(Segment::new(
                         plane,
                         part.index,
@@ -366,10 +410,12 @@ impl Plan {
 
     /// Encodes tiles, at most [`batch`](Self::batch), and gives `take` the bytes of each, in two pieces. `first` is the chunk's
     /// first token in the view; `blocks` has all its rows if planes are predicted from others. Does not allocate once `scratch` has grown.
+    #[expect(clippy::too_many_arguments, reason = "what, from where, with what, to where")]
     pub(crate) fn encode_tiles(
         &self,
         view: &KvView<'_>,
         first: usize,
+        grades: &Grades,
         tiles: &[Tile],
         blocks: Option<&[Block]>,
         scratch: &mut Scratch,
@@ -382,7 +428,7 @@ impl Plan {
         }
         let Scratch { front, coder, tiles: scratches } = scratch;
         for (tile, scratch) in tiles.iter().zip(&mut *scratches) {
-            self.quantize_tile(view, first, tile, blocks, front, scratch)?;
+            self.quantize_tile(view, first, grades, tile, blocks, front, scratch)?;
         }
         let mut used = scratches[..tiles.len()].iter_mut();
         let mut job = || {
@@ -404,16 +450,19 @@ impl Plan {
     }
 
     /// Everything of a tile but the coder's stream, for which it makes room.
+    #[expect(clippy::too_many_arguments, reason = "what, from where, with what, to where")]
     fn quantize_tile(
         &self,
         view: &KvView<'_>,
         first: usize,
+        grades: &Grades,
         tile: &Tile,
         blocks: Option<&[Block]>,
         front: &mut FrontScratch,
         scratch: &mut TileScratch,
     ) -> Result<()> {
-        scratch.sizes = self.tile_sizes(tile, &mut scratch.segments);
+        let rows = CodedRows { position: view.first_position() + first as u64, grades };
+        scratch.sizes = self.tile_sizes(tile, rows, &mut scratch.segments);
         let Sizes { symbols, side } = scratch.sizes;
         // Escapes are coded after the symbols are known: their room is reserved then.
         let bound = self.coder.max_len(&scratch.segments);
@@ -432,11 +481,14 @@ impl Plan {
                 escapes: &mut scratch.escapes,
             };
             for plane in tile.planes.clone() {
-                let cx = self.tile_cx(tile, plane, view.first_position() + first as u64);
+                let cx = self.tile_cx(tile, plane, rows);
                 self.front
                     .quantize(view, &cx, first + tile.first, front, &mut out)
                     .at(|| format!("tensor `{}`", cx.plane.name()))?;
             }
+        }
+        if !grades.is_empty() {
+            scratch.arrange(self.planes(), tile, rows);
         }
         scratch.before = pad(&mut scratch.out, side);
         if self.front.escapes() {
@@ -468,17 +520,22 @@ impl Plan {
         &self,
         elements: Option<&Elements>,
         tiles: &[(Tile, &[u8])],
-        position: u64,
+        rows: CodedRows<'_>,
         out: &mut TileOut<'_, '_>,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        self.open_tiles(tiles, scratch)?;
+        self.open_tiles(tiles, rows, scratch)?;
         // Escapes are filled in one by one.
         let few = |s: &TileScratch| s.escapes.items().len() <= most_escapes(s.sizes.symbols);
         if let Some(elements) = elements.filter(|_| scratch.tiles[..tiles.len()].iter().all(few)) {
             return self.decode_elements(elements, tiles, out, scratch);
         }
         self.decode_symbols(tiles, scratch)?;
+        if !rows.grades.is_empty() {
+            for ((tile, _), scratch) in tiles.iter().zip(&mut scratch.tiles) {
+                scratch.restore(self.planes(), tile, rows);
+            }
+        }
         for ((tile, bytes), TileScratch { symbols, escapes, sizes, .. }) in tiles.iter().zip(&scratch.tiles) {
             let mut coded = Coded {
                 symbols: &symbols[..sizes.symbols],
@@ -488,7 +545,7 @@ impl Plan {
                 escapes,
             };
             for plane in tile.planes.clone() {
-                let cx = self.tile_cx(tile, plane, position);
+                let cx = self.tile_cx(tile, plane, rows);
                 let mut give = |first, rows, values: &[f32]| out.store(plane, first, rows, values);
                 self.front
                     .dequantize(&cx, &mut scratch.front, &mut coded, &mut give)
@@ -500,9 +557,14 @@ impl Plan {
     }
 
     /// Finds what a tile consists of, and reads its escapes.
-    pub(crate) fn open_tiles(&self, tiles: &[(Tile, &[u8])], scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn open_tiles(
+        &self,
+        tiles: &[(Tile, &[u8])],
+        rows: CodedRows<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         for ((tile, bytes), scratch) in tiles.iter().zip(&mut scratch.tiles) {
-            scratch.sizes = self.tile_sizes(tile, &mut scratch.segments);
+            scratch.sizes = self.tile_sizes(tile, rows, &mut scratch.segments);
             let (_, escapes, stream) = self.split_tile(scratch.sizes.side, bytes).at(|| tile.to_string())?;
             scratch.before = bytes.len() - stream.len();
             get_escapes(escapes, scratch.sizes.symbols, &mut scratch.escapes).at(|| tile.to_string())?;
@@ -535,10 +597,11 @@ impl Plan {
         &self,
         bytes: &[u8],
         tile: &Tile,
+        rows: CodedRows<'_>,
         scratch: &mut Scratch,
     ) -> Result<(TileBytes, Option<f64>)> {
         let tiles = [(tile.clone(), bytes)];
-        self.open_tiles(&tiles, scratch)?;
+        self.open_tiles(&tiles, rows, scratch)?;
         self.decode_symbols(&tiles, scratch)?;
         let TileScratch { segments, symbols, sizes, .. } = &scratch.tiles[0];
         let (side, escapes, stream) = self.split_tile(sizes.side, bytes)?;
@@ -644,11 +707,12 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let tiles: Vec<Tile> = (0..layout.tiles().min(plan.batch())).map(|index| layout.tile(index)).collect();
     let mut scratch = Scratch::new(plan);
     scratch.reserve(plan, &layout);
+    let grades = Grades::choose(plan.front.grader(), plan.planes(), view, &(0..view.tokens()))?;
     let mut bytes = vec![Vec::with_capacity(1 << 20); tiles.len()];
     let mut result = Ok(());
     work("encode", &mut || {
         let mut next = bytes.iter_mut();
-        result = plan.encode_tiles(view, 0, &tiles, None, &mut scratch, &mut |_, coded| {
+        result = plan.encode_tiles(view, 0, &grades, &tiles, None, &mut scratch, &mut |_, coded| {
             if let Some(bytes) = next.next() {
                 bytes.clear();
                 coded.iter().for_each(|coded| bytes.extend(*coded));
@@ -663,7 +727,8 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let elements = plan.elements(view.tokens());
     let mut result = Ok(());
     work("decode", &mut || {
-        result = plan.decode_tiles(elements, &coded, 0, &mut out, &mut scratch);
+        let rows = CodedRows { position: 0, grades: &grades };
+        result = plan.decode_tiles(elements, &coded, rows, &mut out, &mut scratch);
     });
     result
 }

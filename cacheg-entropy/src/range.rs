@@ -173,9 +173,9 @@ impl BoundRange {
 
     /// The tables of a segment's channels.
     fn starts(&self, segment: &Segment) -> Result<&[usize]> {
-        let slot = self.layout.slot(segment)?;
+        let first = self.layout.first_column(segment)?;
         self.starts
-            .get(slot.first_channel..slot.first_channel + slot.cols)
+            .get(first..first + segment.cols)
             .ok_or_else(|| Error::data("a segment that the coder was not bound to"))
     }
 
@@ -336,7 +336,7 @@ impl BoundCoder for BoundRange {
         };
         let mut stream = KernelStream::default();
         for (number, segment) in (0..).zip(segments) {
-            let own = self.layout.slot(segment)?.first_channel as u32;
+            let own = self.layout.first_column(segment)? as u32;
             let words = match self.streams {
                 Streams::Tile => segment.len().div_ceil(4),
                 Streams::Channel => segment.cols * segment.rows.div_ceil(4),

@@ -207,7 +207,7 @@ impl Coder for Rans {
 /// `rans` with its tables.
 struct BoundRans {
     layout: Layout,
-    /// Number of each channel's table; of the first of them, if it has contexts.
+    /// Number of each channel's table; of the first of them, if it has contexts. By grade, then channel.
     index: Vec<u32>,
     /// Limits of each channel's contexts; nothing if there are none at all.
     limits: Vec<Limits>,
@@ -282,14 +282,15 @@ fn is_split(segment: &Segment) -> bool {
 
 impl BoundRans {
     fn columns(&self, segment: &Segment) -> Result<Columns<'_>> {
-        let slot = self.layout.slot(segment)?;
+        let (slot, first) = (self.layout.slot(segment)?, self.layout.first_column(segment)?);
         let index = self
             .index
-            .get(slot.first_channel..slot.first_channel + slot.cols)
+            .get(first..first + segment.cols)
             .ok_or_else(|| Error::data("a segment that the coder was not bound to"))?;
         let contexts = self.layout.has_contexts(slot);
         let limits = if contexts {
-            self.limits.get(slot.first_channel..slot.first_channel + slot.cols).unwrap_or_default()
+            let first = slot.first_channel + segment.first_col;
+            self.limits.get(first..first + segment.cols).unwrap_or_default()
         } else {
             &[]
         };

@@ -49,7 +49,7 @@ pub(crate) use table::{MAX_BUCKETS, Split, Table};
 pub(crate) struct Tables {
     /// Which segments there are.
     pub(crate) layout: Layout,
-    /// Number of each channel's table; of the first of them, if there are contexts.
+    /// Number of each channel's table; of the first of them, if there are contexts. By grade, then channel.
     pub(crate) index: Vec<u32>,
     /// Limits of each channel's contexts; nothing if there are none.
     pub(crate) limits: Vec<Limits>,

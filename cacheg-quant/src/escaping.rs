@@ -67,7 +67,7 @@ pub(crate) fn escaped(value: i32, step: f32) -> Result<f32> {
     if value.is_finite() { Ok(value) } else { Err(Error::corrupt("an escaped value that is too large")) }
 }
 
-/// Lists the values of symbols that are escapes; `step` is that of a column.
+/// Lists the values of symbols that are escapes; `step` is that of a row and column.
 ///
 /// # Errors
 /// If one is too large, or not finite.
@@ -76,7 +76,7 @@ pub(crate) fn push(
     x: &impl Values,
     symbols: &[u8],
     reach: u8,
-    step: impl Fn(usize) -> f32,
+    step: impl Fn(usize, usize) -> f32,
     escapes: &mut EscapeWriter<'_>,
 ) -> Result<()> {
     let escape = escape(reach);
@@ -84,7 +84,7 @@ pub(crate) fn push(
         if symbols.contains(&escape) {
             for (col, (symbol, x)) in symbols.iter().zip(x.values(row, 0..cols)).enumerate() {
                 if *symbol == escape {
-                    escapes.push(row * cols + col, far(*x, step(col))?);
+                    escapes.push(row * cols + col, far(*x, step(row, col))?);
                 }
             }
         }
@@ -100,7 +100,7 @@ pub(crate) fn fill(
     cols: usize,
     symbols: &[u8],
     reach: u8,
-    step: impl Fn(usize) -> f32,
+    step: impl Fn(usize, usize) -> f32,
     escapes: &mut EscapeReader<'_>,
     out: &mut impl ValuesMut,
 ) -> Result<()> {
@@ -109,7 +109,7 @@ pub(crate) fn fill(
         if symbols.contains(&escape) {
             for (col, (out, symbol)) in out.values_mut(row, 0..cols).zip(symbols).enumerate() {
                 if *symbol == escape {
-                    *out = escaped(escapes.next(row * cols + col)?, step(col))?;
+                    *out = escaped(escapes.next(row * cols + col)?, step(row, col))?;
                 }
             }
         }

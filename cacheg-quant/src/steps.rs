@@ -30,7 +30,9 @@
 
 mod calibrate;
 mod centroids;
+mod codebook;
 mod columns;
+mod grading;
 mod magnitudes;
 mod octaves;
 mod units;
@@ -38,7 +40,7 @@ mod units;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, CLASSES, Calibrator, Error, EscapeReader, EscapeWriter, Kernel,
+    Alphabet, BindCx, BoundQuantizer, Build, CLASSES, Calibrator, Error, EscapeReader, EscapeWriter, GRADES, Grader, Kernel,
     Kind, Part, PartCx, Plane, Plugin, Quantizer, Result, Source, Stage, StageData, TileCx, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -50,7 +52,10 @@ use crate::escaping;
 use crate::rows::{Matrix, MatrixMut, check_len};
 use crate::settings::refuse;
 use centroids::{CELLS, MOST};
-use columns::Columns;
+use codebook::Codebook;
+use columns::{Columns, Graded};
+pub use grading::Importance;
+use grading::{Grading, MIDDLE};
 use octaves::{Steps, meant};
 
 /// The stage's registration.
@@ -60,13 +65,15 @@ pub const PLUGIN: Plugin = Plugin {
     origin: "cacheg-quant",
     summary: "one step for each head, columns in classes that `rans(tables=scale)` shares tables by; \
               unit=sensitivity takes steps from a model's statistics",
-    usage: "steps(step=1;unit=sigma;reach=15)",
+    usage: "steps(step=1;unit=sigma;reach=15;importance=none;power=1)",
     build: Build::Quantizer(build),
 };
 
 const UNIT: &str = "unit";
 const SCALE: &str = "scale";
 const CENTROID: &str = "centroid";
+const WEIGHT: &str = "weight";
+const GRADE: &str = "grade";
 
 /// Settings of `steps`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,11 +85,22 @@ pub struct Settings {
     pub unit: Unit,
     /// Largest `|q|` that has a symbol of its own, 1 to 127.
     pub reach: u8,
+    /// What makes single tokens' steps finer or coarser.
+    #[serde(skip_serializing_if = "Importance::is_none")]
+    pub importance: Importance,
+    /// To which power importances are taken.
+    #[serde(skip_serializing_if = "is_one")]
+    pub power: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, clippy::float_cmp, reason = "serde passes references; written as 1")]
+fn is_one(power: &f64) -> bool {
+    *power == 1.0
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { step: 1.0, unit: Unit::Sigma, reach: 15 }
+        Self { step: 1.0, unit: Unit::Sigma, reach: 15, importance: Importance::None, power: 1.0 }
     }
 }
 
@@ -94,6 +112,9 @@ fn build(value: &Value) -> Result<Arc<dyn Quantizer>> {
     if !(1..=127).contains(&settings.reach) {
         return Err(refuse(PLUGIN.name, "reach", "must be 1 to 127"));
     }
+    if !(0.0..=4.0).contains(&settings.power) {
+        return Err(refuse(PLUGIN.name, "power", "must be 0 to 4"));
+    }
     Ok(Arc::new(Quarters(settings)))
 }
 
@@ -103,6 +124,26 @@ struct Quarters(Settings);
 impl Quarters {
     fn steps(&self) -> Steps {
         Steps::new(self.0.step, self.0.reach)
+    }
+
+    /// What grades tokens, by the stage's data.
+    fn grading(&self, cx: &BindCx<'_>, data: &StageData) -> Result<Option<Grading>> {
+        if self.0.importance == Importance::None {
+            return Ok(None);
+        }
+        if cx.source == Source::Chunk {
+            return Err(Error::profile("`importance` needs a profile"));
+        }
+        let codebook = Codebook::new(&data.get_u16(GRADE).map_err(|e| fault(e.to_string(), cx.source))?.1)?;
+        Ok(Some(if self.0.importance == Importance::Attention {
+            Grading::by_attention(self.0.power, codebook)
+        } else {
+            let weights = data.get_f32(WEIGHT).map_err(|e| fault(e.to_string(), cx.source))?.1;
+            if weights.len() != grading::weights_len(cx.planes)? || weights.iter().any(|x| !x.is_finite()) {
+                return Err(Error::profile(format!("`{WEIGHT}` is another model's, or not finite")));
+            }
+            Grading::by_key(cx, &weights, codebook)?
+        }))
     }
 }
 
@@ -180,46 +221,74 @@ impl Quantizer for Quarters {
         }
         let centroids = centroids.as_chunks::<CELLS>().0;
         let (mut units, mut scales) = (units.into_iter(), scales.into_iter());
+        let grading = self.grading(cx, data)?;
+        let grades = if grading.is_some() { 0..GRADES } else { MIDDLE as usize..MIDDLE as usize + 1 };
         let mut planes = Vec::with_capacity(cx.planes.len());
         for (plane, shapes) in cx.planes.iter().zip(&shapes) {
             let mut parts = Vec::with_capacity(shapes.len());
             for shape in shapes {
-                let mut columns = Columns::new(self.0.reach, shape.cols());
-                for unit in units.by_ref().take(shape.heads) {
-                    let step = steps.step(meant(unit))?;
-                    for scale in scales.by_ref().take(shape.width) {
-                        let class = steps.class(meant(scale), meant(unit));
-                        let centroid = centroids[kind(plane.kind) * CLASSES + usize::from(class)];
-                        columns.push(class, step, centroid);
+                let units: Vec<u8> = units.by_ref().take(shape.heads).collect();
+                let scales: Vec<u8> = scales.by_ref().take(shape.cols()).collect();
+                let of_grade = |grade: usize| {
+                    let mut columns = Columns::new(self.0.reach, shape.cols());
+                    for (unit, scales) in units.iter().zip(scales.chunks(shape.width.max(1))) {
+                        let unit = Steps::graded(meant(*unit), grade);
+                        let step = steps.step(unit)?;
+                        for scale in scales {
+                            let class = steps.class(meant(*scale), unit);
+                            let centroid = centroids[kind(plane.kind) * CLASSES + usize::from(class)];
+                            columns.push(class, step, centroid);
+                        }
                     }
-                }
-                parts.push(columns);
+                    Ok(columns)
+                };
+                parts.push(grades.clone().map(of_grade).collect::<Result<Vec<_>>>()?);
             }
             planes.push(parts);
         }
-        Ok(Box::new(Bound { planes }))
+        Ok(Box::new(Bound { planes, grading }))
     }
 
     fn calibrator(&self, cx: &BindCx<'_>) -> Option<Box<dyn Calibrator>> {
-        Some(Box::new(calibrate::StepsCalibrator::new(cx, self.steps(), self.0.unit)))
+        Some(Box::new(calibrate::StepsCalibrator::new(cx, self.steps(), &self.0)))
+    }
+
+    fn graded(&self) -> bool {
+        self.0.importance != Importance::None
     }
 }
 
 #[derive(Debug)]
 struct Bound {
-    /// By plane, then part.
-    planes: Vec<Vec<Columns>>,
+    /// By plane, part and grade; one if nothing is graded.
+    planes: Vec<Vec<Vec<Columns>>>,
+    grading: Option<Grading>,
 }
 
 impl Bound {
+    fn of_part(&self, plane: &Plane, part: usize) -> Option<&[Columns]> {
+        self.planes.get(plane.index)?.get(part).map(Vec::as_slice)
+    }
+
+    /// Those of tokens that get the step of their head.
     fn columns(&self, plane: &Plane, part: usize) -> Option<&Columns> {
-        self.planes.get(plane.index)?.get(part)
+        let all = self.of_part(plane, part)?;
+        all.get(MIDDLE as usize).or(all.first())
     }
 }
 
 impl BoundQuantizer for Bound {
     fn pointwise(&self) -> bool {
-        true
+        self.grading.is_none()
+    }
+
+    fn grader(&self) -> Option<&dyn Grader> {
+        self.grading.as_ref().map(|grading| grading as &dyn Grader)
+    }
+
+    fn grades(&self) -> Vec<i8> {
+        let shift = |grade: usize| 2 * (grade as i8 - MIDDLE as i8);
+        if self.grading.is_some() { (0..GRADES).map(shift).collect() } else { Vec::new() }
     }
 
     fn independent_rows(&self) -> bool {
@@ -243,7 +312,10 @@ impl BoundQuantizer for Bound {
     }
 
     fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
-        let reach = self.planes.iter().flatten().map(|columns| columns.reach).next().unwrap_or(1);
+        if self.grading.is_some() {
+            return None;
+        }
+        let reach = self.planes.iter().flatten().flatten().map(|columns| columns.reach).next().unwrap_or(1);
         // Where each part's columns begin, four parts to a plane; then two words for each column.
         let mut data = vec![u32::from(reach)];
         let mut columns = Vec::new();
@@ -251,7 +323,7 @@ impl BoundQuantizer for Bound {
         for parts in &self.planes {
             for part in 0..4 {
                 data.push((first + columns.len()) as u32);
-                if let Some(Columns { fractions, shifts, .. }) = parts.get(part) {
+                if let Some(Columns { fractions, shifts, .. }) = parts.get(part).and_then(|grades| grades.first()) {
                     let words = fractions.iter().zip(shifts);
                     columns.extend(words.flat_map(|(fraction, shifts)| [fraction.to_bits(), *shifts]));
                 }
@@ -276,7 +348,15 @@ impl BoundQuantizer for Bound {
     ) -> Result<()> {
         check_len("symbols", symbols.len(), x.len())?;
         check_len("bytes of side information", side.len(), 0)?;
-        let columns = self.columns(tile.plane, part.index).ok_or_else(crate::unknown_plane)?;
+        let columns = self.of_part(tile.plane, part.index).ok_or_else(crate::unknown_plane)?;
+        if self.grading.is_some() {
+            let graded = Graded::new(columns, tile.grades, part.rows, part.cols)?;
+            return match Matrix::new(x, part.rows, part.cols)? {
+                Matrix::Flat(x) => graded.quantize(&x, symbols, escapes),
+                Matrix::Strided(x) => graded.quantize(&x, symbols, escapes),
+            };
+        }
+        let columns = columns.first().ok_or_else(crate::unknown_plane)?;
         match Matrix::new(x, part.rows, part.cols)? {
             Matrix::Flat(x) => columns.quantize(part.cols, &x, symbols, escapes),
             Matrix::Strided(x) => columns.quantize(part.cols, &x, symbols, escapes),
@@ -296,7 +376,15 @@ impl BoundQuantizer for Bound {
         if !side.is_empty() {
             return Err(Error::corrupt("side information of a wrong length"));
         }
-        let columns = self.columns(tile.plane, part.index).ok_or_else(crate::unknown_plane)?;
+        let columns = self.of_part(tile.plane, part.index).ok_or_else(crate::unknown_plane)?;
+        if self.grading.is_some() {
+            let graded = Graded::new(columns, tile.grades, part.rows, part.cols)?;
+            return match MatrixMut::new(out, part.rows, part.cols)? {
+                MatrixMut::Flat(mut out) => graded.dequantize(symbols, escapes, &mut out),
+                MatrixMut::Strided(mut out) => graded.dequantize(symbols, escapes, &mut out),
+            };
+        }
+        let columns = columns.first().ok_or_else(crate::unknown_plane)?;
         match MatrixMut::new(out, part.rows, part.cols)? {
             MatrixMut::Flat(mut out) => columns.dequantize(part.cols, symbols, escapes, &mut out),
             MatrixMut::Strided(mut out) => columns.dequantize(part.cols, symbols, escapes, &mut out),

@@ -53,7 +53,7 @@ fn build(value: &Value) -> Result<Arc<dyn Transform>> {
 }
 
 #[derive(Debug)]
-struct Unrope;
+pub(crate) struct Unrope;
 
 impl Stage for Unrope {
     fn name(&self) -> &'static str {

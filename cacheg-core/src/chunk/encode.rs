@@ -13,6 +13,7 @@ use super::{
 };
 use crate::calibrate::bind_to_chunk;
 use crate::exact::ExactRows;
+use crate::grade::Grades;
 use crate::json;
 use crate::kept::Kept;
 use crate::select::{Selector, compact};
@@ -149,15 +150,20 @@ impl Encoder {
             }
         };
         let layout = plan.layout(inner.len());
-        let tiles = all_tiles(plan, view, &inner, &layout, progress)?;
+        let grades = Grades::choose(plan.front.grader(), plan.planes(), view, &inner)?;
+        let tiles = all_tiles(plan, view, &inner, &grades, &layout, progress)?;
         progress((exact.first + exact.last) as u64 * self.geometry.values_per_token());
         // What a stage that says which tokens are coded has to carry, whether or not others carry anything.
-        let beside = match (kept, plan.exact) {
-            (Some(kept), _) => Some((0, kept.to_bitmaps())),
-            (None, Some((stage, _))) if !exact.is_empty() => Some((stage, exact.pack(view, &range))),
-            _ => None,
-        };
-        assemble(plan, tokens, beside.as_ref(), &layout, tiles)
+        let mut beside = Vec::new();
+        match (kept, plan.exact) {
+            (Some(kept), _) => beside.push((0, kept.to_bitmaps())),
+            (None, Some((stage, _))) if !exact.is_empty() => beside.push((stage, exact.pack(view, &range))),
+            _ => {}
+        }
+        if let Some(grader) = plan.front.grader() {
+            beside.push((plan.quantizer_stage(), grades.pack(grader)));
+        }
+        assemble(plan, tokens, &beside, &layout, tiles)
     }
 }
 
@@ -166,12 +172,13 @@ pub(crate) fn all_tiles(
     plan: &Plan,
     view: &KvView<'_>,
     rows: &Range<usize>,
+    grades: &Grades,
     layout: &Layout,
     progress: Progress<'_>,
 ) -> Result<Vec<(u32, Vec<u8>)>> {
     layout.check(plan.planes(), &Limits::default())?;
     let batch = fair(plan.batch(), layout.tiles());
-    let blocks = plan.front.predicts().then(|| plan.quantize_predicted(view, rows.start, layout));
+    let blocks = plan.front.predicts().then(|| plan.quantize_predicted(view, rows.start, grades, layout));
     let blocks = blocks.transpose()?;
     let encode = |first: usize| {
         let tiles: Vec<Tile> =
@@ -187,7 +194,7 @@ pub(crate) fn all_tiles(
                 coded.push((len as u32, bytes));
                 progress(values(plan, tile));
             };
-            plan.encode_tiles(view, rows.start, &tiles, blocks.as_deref(), scratch, &mut take)?;
+            plan.encode_tiles(view, rows.start, grades, &tiles, blocks.as_deref(), scratch, &mut take)?;
             Ok(coded)
         })
     };
@@ -199,7 +206,7 @@ pub(crate) fn all_tiles(
 fn assemble(
     plan: &Plan,
     tokens: TokensHeader,
-    beside: Option<&(usize, Vec<u8>)>,
+    beside: &[(usize, Vec<u8>)],
     layout: &Layout,
     tiles: Vec<(u32, Vec<u8>)>,
 ) -> Result<EncodedChunk> {
@@ -210,17 +217,17 @@ fn assemble(
         tile: TileHeader { planes: layout.planes as u32, rows: layout.rows as u32 },
         tokens,
     };
-    let header = json::canonical(&header)?;
+    let text = json::canonical(&header)?;
     let limits = Limits::default();
-    if header.len() > limits.max_header as usize {
-        return Err(Error::limit(format!("a chunk header of {} bytes", header.len())));
+    if text.len() > limits.max_header as usize {
+        return Err(Error::limit(format!("a chunk header of {} bytes", text.len())));
     }
-    let blocks: Vec<&[u8]> = match beside {
-        None => plan.carried.iter().map(Vec::as_slice).collect(),
-        Some((stage, bytes)) => {
-            let of_plan = |stage| plan.carried.get(stage).map_or(&[][..], |bytes: &Vec<u8>| bytes.as_slice());
-            (0..plan.specs().len()).map(|at| if at == *stage { bytes } else { of_plan(at) }).collect()
-        }
+    let blocks: Vec<&[u8]> = if beside.is_empty() {
+        plan.carried.iter().map(Vec::as_slice).collect()
+    } else {
+        let of_plan = |stage| plan.carried.get(stage).map_or(&[][..], |bytes: &Vec<u8>| bytes.as_slice());
+        let of = |stage| beside.iter().find(|(at, _)| *at == stage).map(|(_, bytes)| bytes.as_slice());
+        (0..plan.specs().len()).map(|stage| of(stage).unwrap_or_else(|| of_plan(stage))).collect()
     };
     let carried: usize = blocks.iter().map(|bytes| 4 + bytes.len() + padding(bytes.len())).sum();
     if carried > limits.max_carried as usize {
@@ -230,19 +237,20 @@ fn assemble(
     }
     let payload: usize = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
     let too_long = || Error::limit("a chunk of more than 4 GiB of tables");
-    let len = PREFIX + header.len() + padding(header.len()) + carried + tiles.len() * ENTRY;
+    let len = PREFIX + text.len() + padding(text.len()) + carried + tiles.len() * ENTRY;
     let mut out = Vec::with_capacity(len);
     out.extend(MAGIC);
-    out.extend(if beside.is_some() { NOT_ALL_CODED } else { VERSION });
+    let all_coded = header.tokens.kept.is_none() && header.tokens.exact.is_none();
+    out.extend(if all_coded { VERSION } else { NOT_ALL_CODED });
     out.extend([0, 0]);
     let total = len + payload;
     out.extend((total as u64).to_le_bytes());
-    for length in [header.len(), carried, tiles.len(), 0] {
+    for length in [text.len(), carried, tiles.len(), 0] {
         out.extend(u32::try_from(length).map_err(|_| too_long())?.to_le_bytes());
     }
     out.extend([0; 8]);
-    out.extend(&header);
-    out.resize(out.len() + padding(header.len()), 0);
+    out.extend(&text);
+    out.resize(out.len() + padding(text.len()), 0);
     for bytes in blocks {
         out.extend((bytes.len() as u32).to_le_bytes());
         out.extend(bytes);

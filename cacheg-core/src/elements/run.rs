@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{Bounds, Elements, check};
 use crate::front::{FrontScratch, Quantized};
+use crate::grade::CodedRows;
 use crate::tile::{MAX_BATCH, Scratch, Tile, TileOut, TileScratch, most_escapes};
 use crate::{
     ElementEncodeJob, ElementJob, ElementSink, ElementSource, ElementSpan, ElementWindow, Error, KvView,
@@ -24,7 +25,7 @@ impl Plan {
         let Scratch { front, coder, tiles: scratches } = scratch;
         let scratches = &mut scratches[..tiles.len()];
         for (tile, scratch) in tiles.iter().zip(&mut *scratches) {
-            scratch.sizes = self.tile_sizes(tile, &mut scratch.segments);
+            scratch.sizes = self.tile_sizes(tile, CodedRows::ungraded(0), &mut scratch.segments);
             let room = self.coder.max_len(&scratch.segments);
             if scratch.stream.len() < room {
                 scratch.stream.resize(room, 0);
@@ -81,7 +82,8 @@ impl Plan {
         let mut rest = escaped.as_slice();
         let mut begin = 0;
         for plane in tile.planes.clone() {
-            let cx = self.tile_cx(tile, plane, view.first_position() + first as u64);
+            let rows = CodedRows::ungraded(view.first_position() + first as u64);
+            let cx = self.tile_cx(tile, plane, rows);
             let cols = cx.plane.channels();
             while let Some(index) =
                 rest.first().map(|index| *index as usize - begin).filter(|i| *i < cols * tile.rows)

@@ -114,7 +114,7 @@ pub fn coder(suite: &Suite, dir: &Path) -> Check {
 }
 
 fn numbers(segment: &Segment) -> [u32; 7] {
-    let Segment { plane, part, symbol_plane, rows, cols, alphabet } = *segment;
+    let Segment { plane, part, symbol_plane, rows, cols, alphabet, .. } = *segment;
     let [plane, part, symbol_plane, rows, cols] = [plane, part, symbol_plane, rows, cols].map(|n| n as u32);
     [plane, part, symbol_plane, rows, cols, alphabet.size.into(), alphabet.escape.into()]
 }

@@ -134,7 +134,7 @@ pub(crate) const PARTS: &[Layout] = &[
 fn coded(role: Role, plane: &Plane, alphabets: &[(u16, bool)]) -> Part {
     let alphabets = alphabets.iter().map(|&(size, escape)| Alphabet { size, escape }).collect();
     let cols = plane.channels();
-    Part { role, cols, alphabets, classes: classes(cols) }
+    Part { role, cols, alphabets, classes: classes(cols), grades: Vec::new() }
 }
 
 /// Classes of columns, all of them if there are as many columns.

@@ -19,7 +19,9 @@ pub(super) fn kernel(coder: &BoundRans) -> CoderKernel {
     for slot in coder.layout.slots.iter().filter(|slot| coder.layout.has_contexts(slot)) {
         for channel in slot.first_channel..slot.first_channel + slot.cols {
             let [a, b] = coder.limits[channel].map(u32::from);
-            data[2 + 2 * channel] = CONTEXTS | a | b << 8;
+            for all in (0..channels).step_by(coder.layout.channels) {
+                data[2 + 2 * (all + channel)] = CONTEXTS | a | b << 8;
+            }
         }
     }
     let both = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
@@ -44,11 +46,11 @@ pub(super) fn stream(coder: &BoundRans, segments: &[Segment], bytes: &[u8]) -> R
     let symbols = segments::count(segments)?;
     let (mut places, mut units, mut steps) = (Vec::with_capacity(segments.len()), 0, 0);
     for segment in segments {
-        let slot = coder.layout.slot(segment)?;
+        let first = coder.layout.first_column(segment)?;
         let own = segment.rows.div_ceil(LANES);
         steps = steps.max(own);
         units += segment.cols;
-        places.push([(segment.cols * own.div_ceil(4) * LANES) as u32, slot.first_channel as u32]);
+        places.push([(segment.cols * own.div_ceil(4) * LANES) as u32, first as u32]);
     }
     if symbols == 0 {
         if !bytes.is_empty() {

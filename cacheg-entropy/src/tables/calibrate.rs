@@ -1,7 +1,7 @@
 //! From symbols to tables.
 
 use cacheg_core::{
-    Accumulator, BindCx, Calibrator, Error, PartCx, Plane, Result, Seen, Source, StageData, TileCx,
+    Accumulator, BindCx, CLASSES, Calibrator, Error, PartCx, Plane, Result, Seen, Source, StageData, TileCx,
 };
 
 use super::cluster::{Clusters, cluster};
@@ -38,10 +38,23 @@ impl TableCalibrator {
         Ok(Self { settings, source: cx.source, split, layout, classes })
     }
 
-    /// Histograms are kept by channel where channels matter; contexts always do.
+    /// Histograms are kept by channel where channels matter, by class where the quantizer tells; contexts always do.
     fn rows_of(&self, slot: &Slot) -> usize {
-        let by_channel = matches!(self.layout.scope, Scope::Channel | Scope::Class | Scope::Scale);
+        if self.layout.scope == Scope::Scale {
+            return CLASSES;
+        }
+        let by_channel = matches!(self.layout.scope, Scope::Channel | Scope::Class);
         if by_channel || self.layout.contexts { slot.cols } else { 1 }
+    }
+
+    /// By grade the class of each column, if the quantizer tells.
+    fn classes_of(&self, slot: &Slot) -> Vec<Vec<u8>> {
+        if self.layout.scope != Scope::Scale {
+            return Vec::new();
+        }
+        let channels = || slot.first_channel..slot.first_channel + slot.cols;
+        let of = |grade| channels().map(|channel| self.layout.scale(channel, grade) as u8).collect();
+        (0..self.layout.grades.len()).map(of).collect()
     }
 
     /// What a slot's rows of counts consist of.
@@ -138,9 +151,9 @@ impl TableCalibrator {
         let groups = &self.layout.groups;
         let mut sums: Vec<Vec<Vec<u64>>> =
             groups.iter().map(|group| vec![vec![0; group.alphabet]; group.tables]).collect();
-        for slot in &self.layout.slots {
-            for row in slot.first_channel..slot.first_channel + slot.cols {
-                counts.add_to(row, &mut sums[slot.group][usize::from(self.layout.scales[row])]);
+        for (number, slot) in self.layout.slots.iter().enumerate() {
+            for (class, sums) in sums[slot.group].iter_mut().enumerate() {
+                counts.add_to(number * CLASSES + class, sums);
             }
         }
         let mut tables = Vec::new();
@@ -205,6 +218,7 @@ impl Calibrator for TableCalibrator {
             let pairs = if contexts { slot.alphabet } else { 0 };
             Tally {
                 slot: *slot,
+                classes: self.classes_of(slot),
                 contexts,
                 counts: vec![0; self.rows_of(slot) * slot.alphabet],
                 pairs: vec![0; slot.cols * pairs * slot.alphabet],
@@ -250,15 +264,36 @@ struct Tallies(Vec<Tally>);
 
 struct Tally {
     slot: Slot,
+    /// By grade the class of each column; scope `scale` only.
+    classes: Vec<Vec<u8>>,
     contexts: bool,
-    /// `[row][symbol]`; one row, or one for each column.
+    /// `[row][symbol]`; one row, or one for each column or class.
     counts: Vec<u32>,
     /// `[column][symbol before][symbol]`, if there are contexts: their bands are not known yet.
     pairs: Vec<u32>,
 }
 
+impl Tally {
+    /// Counts symbols by the quantizer's classes.
+    fn by_class(&mut self, tile: &TileCx<'_>, symbols: &[u8]) {
+        let (cols, rows) = (self.slot.cols.max(1), tile.rows.max(1));
+        let heads = (tile.grades.len() / rows).max(1);
+        for (number, row) in symbols.chunks_exact(cols).enumerate() {
+            for (head, row) in row.chunks(cols.div_ceil(heads)).enumerate() {
+                let grade = tile.grades.get(number * heads + head).copied().unwrap_or(0);
+                let classes = &self.classes[usize::from(grade) % self.classes.len()];
+                let classes = &classes[head * cols.div_ceil(heads)..];
+                for (class, symbol) in classes.iter().zip(row) {
+                    let at = usize::from(*class) * self.slot.alphabet + usize::from(*symbol);
+                    self.counts[at] = self.counts[at].saturating_add(1);
+                }
+            }
+        }
+    }
+}
+
 impl Accumulator for Tallies {
-    fn observe(&mut self, _: &TileCx<'_>, part: &PartCx, seen: Seen<'_>) -> Result<()> {
+    fn observe(&mut self, tile: &TileCx<'_>, part: &PartCx, seen: Seen<'_>) -> Result<()> {
         let Seen::Symbols(symbol_plane, symbols) = seen else {
             return Err(Error::data("a coder is calibrated on symbols"));
         };
@@ -273,7 +308,9 @@ impl Accumulator for Tallies {
             return Err(Error::data("a symbol outside its alphabet"));
         }
         let add = |count: &mut u32| *count = count.saturating_add(1);
-        if tally.counts.len() == alphabet {
+        if !tally.classes.is_empty() {
+            tally.by_class(tile, symbols);
+        } else if tally.counts.len() == alphabet {
             for symbol in symbols {
                 add(&mut tally.counts[usize::from(*symbol)]);
             }

@@ -56,6 +56,8 @@ pub(crate) struct Layout {
     pub(crate) channels: usize,
     /// The quantizer's class of each channel; scope `scale` only.
     pub(crate) scales: Vec<u8>,
+    /// By grade what is added to the classes of its symbols; one 0 if nothing is graded.
+    pub(crate) grades: Vec<i8>,
     /// For each plane the first slot of each part, and the end.
     starts: Vec<Vec<usize>>,
 }
@@ -76,6 +78,7 @@ impl Layout {
             groups: Vec::new(),
             channels: 0,
             scales: Vec::new(),
+            grades: vec![0],
             starts: Vec::new(),
         };
         let mut known = BTreeMap::new();
@@ -84,6 +87,10 @@ impl Layout {
             for (index, part) in parts.iter().enumerate() {
                 if scope == Scope::Scale {
                     check_classes(part)?;
+                }
+                // All parts of a pipeline have the same, or none.
+                if !part.grades.is_empty() {
+                    layout.grades.clone_from(&part.grades);
                 }
                 for (symbol_plane, alphabet) in part.alphabets.iter().enumerate() {
                     let symmetric = alphabet.escape && alphabet.size % 2 == 0;
@@ -144,6 +151,24 @@ impl Layout {
         used
     }
 
+    /// The class of a channel in rows of a grade; scope `scale` only.
+    pub(crate) fn scale(&self, channel: usize, grade: usize) -> usize {
+        let shift = isize::from(self.grades.get(grade).copied().unwrap_or(0));
+        usize::from(self.scales[channel]).saturating_add_signed(shift).min(CLASSES - 1)
+    }
+
+    /// Where a segment's columns begin among the channels, all of the first grade, then all of the next.
+    ///
+    /// # Errors
+    /// If the model has no such segment.
+    pub(crate) fn first_column(&self, segment: &Segment) -> Result<usize> {
+        let slot = self.slot(segment)?;
+        if usize::from(segment.grade) >= self.grades.len() {
+            return Err(Error::data("a grade that the coder was not bound to"));
+        }
+        Ok(usize::from(segment.grade) * self.channels + slot.first_channel + segment.first_col)
+    }
+
     /// Whether the channels of a slot have contexts.
     pub(crate) fn has_contexts(&self, slot: &Slot) -> bool {
         self.contexts && slot.alphabet <= MAX_CONTEXT_ALPHABET
@@ -180,7 +205,11 @@ impl Layout {
             let end = *starts.get(segment.part.checked_add(1)?)?;
             self.slots.get(first..end)?.get(segment.symbol_plane)
         });
-        slot.filter(|slot| slot.cols == segment.cols && slot.alphabet == usize::from(segment.alphabet.size))
+        let fits = |slot: &&Slot| {
+            let end = segment.first_col.checked_add(segment.cols);
+            end.is_some_and(|end| end <= slot.cols) && slot.alphabet == usize::from(segment.alphabet.size)
+        };
+        slot.filter(fits)
             .ok_or_else(|| Error::data("a segment that the coder was not bound to"))
     }
 }

@@ -82,7 +82,7 @@ impl TableSet {
         all
     }
 
-    /// The number of each channel's first table, in checked tables.
+    /// The number of each channel's first table, in checked tables; by grade, then channel.
     pub(crate) fn index(&self, layout: &Layout) -> Vec<u32> {
         let mut firsts = Vec::with_capacity(self.counts.len());
         let mut next = 0;
@@ -90,14 +90,15 @@ impl TableSet {
             firsts.push(next);
             next += count * group.each;
         }
-        let mut index = Vec::with_capacity(layout.channels);
-        for slot in &layout.slots {
+        let mut index = Vec::with_capacity(layout.channels * layout.grades.len());
+        let slots = (0..layout.grades.len()).flat_map(|grade| layout.slots.iter().map(move |slot| (grade, slot)));
+        for (grade, slot) in slots {
             for col in 0..slot.cols {
                 let within = match layout.scope {
                     Scope::One | Scope::Layer => 0,
                     Scope::Channel => col,
                     Scope::Class => usize::from(self.classes[slot.first_channel + col]),
-                    Scope::Scale => usize::from(layout.scales[slot.first_channel + col]),
+                    Scope::Scale => layout.scale(slot.first_channel + col, grade),
                 };
                 // At most four tables for each channel, or 256 for each group.
                 let within = within * layout.groups[slot.group].each;

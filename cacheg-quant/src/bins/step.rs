@@ -58,7 +58,7 @@ impl Step {
                 }
             }
         }
-        escaping::push(cols, x, symbols, self.reach, |_| self.step, escapes)
+        escaping::push(cols, x, symbols, self.reach, |_, _| self.step, escapes)
     }
 
     pub(super) fn dequantize(
@@ -79,7 +79,7 @@ impl Step {
                 }
             }
         }
-        escaping::fill(cols, symbols, self.reach, |_| self.step, escapes, out)
+        escaping::fill(cols, symbols, self.reach, |_, _| self.step, escapes, out)
     }
 }
 

@@ -1,14 +1,16 @@
 //! One pass over the values gives units, scales and centroids: magnitudes are kept as histograms until steps are known.
 
 use cacheg_core::{
-    Accumulator, BindCx, CLASSES, Calibrator, Error, Kind, PartCx, Plane, Result, Seen, Source, StageData,
+    Accumulator, BindCx, CLASSES, Calibrator, Error, GRADES, Grader, Kind, PartCx, Plane, Result, Seen, Source, StageData,
     TileCx,
 };
 
 use super::centroids::Cells;
 use super::magnitudes::{self, Magnitudes};
 use super::octaves::{Steps, meant, quarter_octaves, stored};
-use super::{CENTROID, SCALE, Shape, UNIT, Unit, kind, shapes, units};
+use super::codebook::{self, CONTEXTS, Codebook, Counts};
+use super::grading::{self, Grading, Importance, MIDDLE};
+use super::{CENTROID, GRADE, SCALE, Settings, Shape, UNIT, Unit, WEIGHT, kind, shapes, units};
 use crate::bins::needs_statistics;
 use crate::rounding::not_finite;
 use crate::rows::check;
@@ -21,6 +23,14 @@ pub(super) struct StepsCalibrator {
     kinds: Vec<Kind>,
     source: Source,
     base: Base,
+    /// Whether tokens are to be graded.
+    graded: bool,
+    /// What does, unless what it takes is missing.
+    grading: Option<Grading>,
+    /// Of the regression of importance.
+    weights: Vec<f32>,
+    /// Why there is no grading.
+    missing: Option<String>,
 }
 
 /// What units are made of.
@@ -35,8 +45,8 @@ enum Base {
 }
 
 impl StepsCalibrator {
-    pub(super) fn new(cx: &BindCx<'_>, steps: Steps, unit: Unit) -> Self {
-        let base = match (unit, cx.statistics) {
+    pub(super) fn new(cx: &BindCx<'_>, steps: Steps, settings: &Settings) -> Self {
+        let base = match (settings.unit, cx.statistics) {
             (Unit::Sigma, _) => Base::Values,
             (Unit::Sensitivity, None) => Base::NoStatistics,
             (Unit::Sensitivity, Some(statistics)) => {
@@ -44,7 +54,34 @@ impl StepsCalibrator {
             }
         };
         let kinds = cx.planes.iter().map(|plane| plane.kind).collect();
-        Self { steps, shapes: shapes(cx), kinds, source: cx.source, base }
+        let mut weights = Vec::new();
+        let grading = match (settings.importance, cx.statistics) {
+            (Importance::None, _) => Ok(None),
+            (Importance::Attention, _) => {
+                Codebook::flat().map(|flat| Some(Grading::by_attention(settings.power, flat)))
+            }
+            (Importance::Key, None) => Err(Error::profile(
+                "`importance=key` needs a profile that is made with statistics (`--statistics`)",
+            )),
+            (Importance::Key, Some(statistics)) => {
+                grading::regress(cx.planes, statistics, settings.power).and_then(|found| {
+                    weights.clone_from(&found);
+                    Grading::by_key(cx, &found, Codebook::flat()?).map(Some)
+                })
+            }
+        };
+        let missing = grading.as_ref().err().map(ToString::to_string);
+        Self {
+            steps,
+            shapes: shapes(cx),
+            kinds,
+            source: cx.source,
+            base,
+            graded: settings.importance != Importance::None,
+            grading: grading.unwrap_or_default(),
+            weights,
+            missing,
+        }
     }
 
     /// Units of all heads. `own` are those that follow from the values, `scales` those of the columns, all as tensors hold
@@ -73,16 +110,19 @@ impl StepsCalibrator {
             let own: Vec<u8> =
                 units.by_ref().take(shapes.iter().map(|shape| shape.heads).sum()).copied().collect();
             let (heads, scales) = (data.get_u32("head")?.1, data.get_u8("of")?.1);
+            let grades = data.get_u8("graded")?.1;
             let (firsts, lens, counts) =
                 (data.get_u32("first")?.1, data.get_u32("len")?.1, data.get_u32("count")?.1);
             let mut rest = &counts[..];
-            for (((head, scale), first), len) in heads.iter().zip(scales).zip(firsts).zip(lens) {
+            let columns = heads.iter().zip(scales).zip(grades).zip(firsts).zip(lens);
+            for ((((head, scale), grade), first), len) in columns {
                 let split = rest.split_at_checked(len as usize);
                 let (counts, more) = split.ok_or_else(|| Error::data("histograms are cut short"))?;
                 rest = more;
                 let unit = own.get(*head as usize).ok_or_else(|| Error::data("a head that is not there"))?;
-                let step = f64::from(self.steps.step(meant(*unit))?);
-                let class = usize::from(self.steps.class(meant(scale), meant(*unit)));
+                let unit = Steps::graded(meant(*unit), usize::from(grade));
+                let step = f64::from(self.steps.step(unit)?);
+                let class = usize::from(self.steps.class(meant(scale), unit));
                 for (bin, count) in (first as usize..).zip(counts).filter(|(_, count)| **count > 0) {
                     let (low, high) = magnitudes::range(bin);
                     let cells = &mut cells[kind(*plane) * CLASSES + class];
@@ -97,10 +137,21 @@ impl StepsCalibrator {
 impl Calibrator for StepsCalibrator {
     fn accumulator(&self, plane: &Plane) -> Box<dyn Accumulator> {
         let shapes = self.shapes.get(plane.index).cloned().unwrap_or_default();
-        Box::new(Parts { parts: shapes.into_iter().map(Sums::new).collect(), source: self.source })
+        Box::new(Parts {
+            parts: shapes.into_iter().map(Sums::new).collect(),
+            source: self.source,
+            counts: self.graded.then(Counts::new),
+        })
+    }
+
+    fn grader(&self) -> Option<&dyn Grader> {
+        self.grading.as_ref().map(|grading| grading as &dyn Grader)
     }
 
     fn finish(&self, planes: Vec<StageData>) -> Result<StageData> {
+        if let Some(why) = &self.missing {
+            return Err(Error::profile(why));
+        }
         let joined = |name: &str| {
             let tensors = planes.iter().map(|data| Ok(data.get_u8(name)?.1));
             Ok(tensors.collect::<Result<Vec<_>>>()?.concat())
@@ -114,6 +165,18 @@ impl Calibrator for StepsCalibrator {
         data.put_u8(UNIT, &[units.len()], &units);
         data.put_u8(SCALE, &[scales.len()], &scales);
         data.put_u8(CENTROID, &[centroids.len()], &centroids);
+        if self.graded {
+            let mut counts = vec![0u64; CONTEXTS * GRADES];
+            for plane in &planes {
+                let own = plane.get_u32(GRADE)?.1;
+                counts.iter_mut().zip(own).for_each(|(sum, count)| *sum += u64::from(count));
+            }
+            let frequencies = codebook::frequencies(&counts);
+            data.put_u16(GRADE, &[frequencies.len()], &frequencies);
+        }
+        if !self.weights.is_empty() {
+            data.put_f32(WEIGHT, &[self.weights.len()], &self.weights);
+        }
         Ok(data)
     }
 }
@@ -125,13 +188,14 @@ struct Sums {
     rows: u64,
     /// Of each column.
     squares: Vec<f64>,
-    magnitudes: Magnitudes,
+    /// By grade; what is not graded has the middle one.
+    magnitudes: [Option<Magnitudes>; GRADES],
 }
 
 impl Sums {
     fn new(shape: Shape) -> Self {
         let cols = shape.cols();
-        Self { shape, rows: 0, squares: vec![0.0; cols], magnitudes: Magnitudes::new(cols) }
+        Self { shape, rows: 0, squares: vec![0.0; cols], magnitudes: [const { None }; GRADES] }
     }
 
     /// The deviation from 0 of columns whose squares sum up to this.
@@ -145,19 +209,34 @@ impl Sums {
 struct Parts {
     parts: Vec<Sums>,
     source: Source,
+    /// Of grades, if tokens are graded.
+    counts: Option<Counts>,
 }
 
 impl Accumulator for Parts {
-    fn observe(&mut self, _: &TileCx<'_>, part: &PartCx, seen: Seen<'_>) -> Result<()> {
+    fn observe(&mut self, tile: &TileCx<'_>, part: &PartCx, seen: Seen<'_>) -> Result<()> {
         let (Seen::Values(x), Some(sums)) = (seen, self.parts.get_mut(part.index)) else {
             return Err(Error::data("`steps` is calibrated on the values of the parts it was bound to"));
         };
         check(x.dim(), part.rows, sums.shape.cols())?;
-        for row in x.rows() {
+        let heads = sums.shape.heads.max(1);
+        if !tile.grades.is_empty() && tile.grades.len() != part.rows * heads {
+            return Err(Error::data("grades of another part"));
+        }
+        if let Some(counts) = &mut self.counts {
+            counts.add(heads, tile.grades);
+        }
+        for (number, row) in x.rows().into_iter().enumerate() {
             for (sum, x) in sums.squares.iter_mut().zip(row) {
                 *sum += f64::from(*x) * f64::from(*x);
             }
-            sums.magnitudes.add(row.iter());
+            for head in 0..heads {
+                let grade = tile.grades.get(number * heads + head).map_or(MIDDLE as usize, |g| usize::from(*g));
+                let slot = sums.magnitudes.get_mut(grade).ok_or_else(|| Error::data("an impossible grade"))?;
+                let magnitudes = slot.get_or_insert_with(|| Magnitudes::new(sums.squares.len()));
+                let first = head * sums.shape.width;
+                magnitudes.add(first, row.iter().skip(first).take(sums.shape.width));
+            }
         }
         sums.rows += part.rows as u64;
         Ok(())
@@ -181,7 +260,10 @@ impl Accumulator for Parts {
                 let of_head: Vec<u8> = squares.iter().map(scale).collect();
                 let all = sums.deviation(squares.iter().sum(), width);
                 own.push(stored(if all > 0.0 { quarter_octaves(all) } else { 0 }));
-                pooled.add(head, &of_head, |col| sums.magnitudes.column(number * width + col));
+                for (grade, magnitudes) in sums.magnitudes.iter().enumerate() {
+                    let Some(magnitudes) = magnitudes else { continue };
+                    pooled.add(head, grade as u8, &of_head, |col| magnitudes.column(number * width + col));
+                }
                 scales.extend(of_head);
                 head += 1;
             }
@@ -190,15 +272,19 @@ impl Accumulator for Parts {
         data.put_u8(UNIT, &[own.len()], &own);
         data.put_u8(SCALE, &[scales.len()], &scales);
         pooled.put(&mut data);
+        if let Some(counts) = &self.counts {
+            data.put_u32(GRADE, &[counts.as_slice().len()], counts.as_slice());
+        }
         Ok(data)
     }
 }
 
-/// Histograms of columns of one head and one scale, which will be of one class: trimmed, on the way to the calibrator.
+/// Histograms of columns of one head, one scale and one grade, which will be of one class: trimmed, on the way to the calibrator.
 #[derive(Debug, Default)]
 struct Pooled {
     heads: Vec<u32>,
     scales: Vec<u8>,
+    grades: Vec<u8>,
     firsts: Vec<u32>,
     lens: Vec<u32>,
     counts: Vec<u32>,
@@ -206,7 +292,7 @@ struct Pooled {
 
 impl Pooled {
     /// Adds a head, given its columns' scales.
-    fn add<'c>(&mut self, head: u32, scales: &[u8], column: impl Fn(usize) -> &'c [u32]) {
+    fn add<'c>(&mut self, head: u32, grade: u8, scales: &[u8], column: impl Fn(usize) -> &'c [u32]) {
         let mut order: Vec<usize> = (0..scales.len()).collect();
         order.sort_by_key(|col| scales[*col]);
         for columns in order.chunk_by(|a, b| scales[*a] == scales[*b]) {
@@ -220,6 +306,7 @@ impl Pooled {
             let end = sum.iter().rposition(|count| *count > 0).map_or(first, |last| last + 1);
             self.heads.push(head);
             self.scales.push(scales[columns[0]]);
+            self.grades.push(grade);
             self.firsts.push(first as u32);
             self.lens.push((end - first) as u32);
             self.counts.extend_from_slice(&sum[first..end]);
@@ -229,6 +316,7 @@ impl Pooled {
     fn put(&self, data: &mut StageData) {
         data.put_u32("head", &[self.heads.len()], &self.heads);
         data.put_u8("of", &[self.scales.len()], &self.scales);
+        data.put_u8("graded", &[self.grades.len()], &self.grades);
         data.put_u32("first", &[self.firsts.len()], &self.firsts);
         data.put_u32("len", &[self.lens.len()], &self.lens);
         data.put_u32("count", &[self.counts.len()], &self.counts);

@@ -67,7 +67,7 @@ impl Columns {
                 }
             }
         }
-        escaping::push(cols, x, symbols, self.reach, |col| self.steps[col], escapes)
+        escaping::push(cols, x, symbols, self.reach, |_, col| self.steps[col], escapes)
     }
 
     pub(super) fn dequantize(
@@ -91,7 +91,87 @@ impl Columns {
                 }
             }
         }
-        escaping::fill(cols, symbols, self.reach, |col| self.steps[col], escapes, out)
+        escaping::fill(cols, symbols, self.reach, |_, col| self.steps[col], escapes, out)
+    }
+}
+
+/// Columns by grade, for parts whose rows have one for each head.
+pub(super) struct Graded<'a> {
+    columns: &'a [Columns],
+    grades: &'a [u8],
+    heads: usize,
+    width: usize,
+}
+
+impl<'a> Graded<'a> {
+    /// `grades` are `[rows, heads]`.
+    pub(super) fn new(columns: &'a [Columns], grades: &'a [u8], rows: usize, cols: usize) -> Result<Self> {
+        let heads = grades.len().checked_div(rows).unwrap_or(1).max(1);
+        check_len("grades", grades.len(), rows * heads)?;
+        let fits = cols.is_multiple_of(heads) && columns.iter().all(|columns| columns.steps.len() == cols);
+        if !fits || grades.iter().any(|grade| usize::from(*grade) >= columns.len()) {
+            return Err(Error::data("grades of another part"));
+        }
+        Ok(Self { columns, grades, heads, width: cols / heads })
+    }
+
+    fn of(&self, row: usize, head: usize) -> &Columns {
+        &self.columns[usize::from(self.grades[row * self.heads + head])]
+    }
+
+    fn step(&self, row: usize, col: usize) -> f32 {
+        self.of(row, col / self.width).steps[col]
+    }
+
+    fn reach(&self) -> u8 {
+        self.columns.first().map_or(1, |columns| columns.reach)
+    }
+
+    pub(super) fn quantize(
+        &self,
+        x: &impl Values,
+        symbols: &mut [u8],
+        escapes: &mut EscapeWriter<'_>,
+    ) -> Result<()> {
+        let (cols, reach) = (self.heads * self.width, self.reach());
+        for (number, symbols) in symbols.chunks_exact_mut(self.width).enumerate() {
+            let (row, head) = (number / self.heads, number % self.heads);
+            let range = head * self.width..(head + 1) * self.width;
+            let steps = &self.of(row, head).steps[range.clone()];
+            if let Some(x) = x.flat() {
+                quantize(&x[number * self.width..(number + 1) * self.width], steps, reach, symbols);
+            } else {
+                for ((symbol, x), step) in symbols.iter_mut().zip(x.values(row, range)).zip(steps) {
+                    *symbol = symbol_of(*x, *step, reach);
+                }
+            }
+        }
+        escaping::push(cols, x, symbols, reach, |row, col| self.step(row, col), escapes)
+    }
+
+    pub(super) fn dequantize(
+        &self,
+        symbols: &[u8],
+        escapes: &mut EscapeReader<'_>,
+        out: &mut impl ValuesMut,
+    ) -> Result<()> {
+        let (cols, reach) = (self.heads * self.width, self.reach());
+        for (number, symbols) in symbols.chunks_exact(self.width).enumerate() {
+            let (row, head) = (number / self.heads, number % self.heads);
+            let range = head * self.width..(head + 1) * self.width;
+            let columns = self.of(row, head);
+            let (fractions, shifts) = (&columns.fractions[range.clone()], &columns.shifts[range.clone()]);
+            if let Some(out) = out.flat_mut() {
+                let out = &mut out[number * self.width..(number + 1) * self.width];
+                dequantize(symbols, fractions, shifts, reach, out);
+            } else {
+                let columns = fractions.iter().zip(shifts);
+                for ((out, symbol), (fraction, shifts)) in out.values_mut(row, range).zip(symbols).zip(columns) {
+                    *out = value_of(*symbol, *fraction, *shifts, reach);
+                }
+            }
+        }
+        escaping::fill(cols, symbols, reach, |row, col| self.step(row, col), escapes, out)
     }
 }
 

@@ -19,9 +19,9 @@ impl Magnitudes {
         Self(vec![0; cols * BINS])
     }
 
-    /// Counts a row.
-    pub(super) fn add<'v>(&mut self, row: impl Iterator<Item = &'v f32>) {
-        for (bins, x) in self.0.chunks_exact_mut(BINS).zip(row) {
+    /// Counts a row's columns from `first`.
+    pub(super) fn add<'v>(&mut self, first: usize, row: impl Iterator<Item = &'v f32>) {
+        for (bins, x) in self.0.chunks_exact_mut(BINS).skip(first).zip(row) {
             let bin = (x.abs().to_bits() >> (23 - FINE)).saturating_sub(FIRST) as usize;
             let count = &mut bins[bin.min(BINS - 1)];
             *count = count.saturating_add(1);
@@ -54,14 +54,14 @@ mod tests {
         let values = [1.0, -1.0, 0.37, 1.99, 1e-9, 3e9, 2f32.powi(-32)];
         for x in values {
             let mut magnitudes = Magnitudes::new(1);
-            magnitudes.add([x].iter());
+            magnitudes.add(0, [x].iter());
             let bin = magnitudes.column(0).iter().position(|count| *count == 1).unwrap();
             let (low, high) = range(bin);
             let size = f64::from(x.abs());
             assert!(low <= size && size < high && high <= 1.126 * low, "{x}: {low} {high}");
         }
         let mut magnitudes = Magnitudes::new(3);
-        magnitudes.add([0.0, f32::INFINITY, 1e-40].iter());
+        magnitudes.add(0, [0.0, f32::INFINITY, 1e-40].iter());
         assert_eq!(magnitudes.column(0)[0] + magnitudes.column(2)[0], 2);
         assert_eq!(magnitudes.column(1)[BINS - 1], 1);
     }

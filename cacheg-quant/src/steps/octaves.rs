@@ -2,6 +2,7 @@
 
 use cacheg_core::{CLASS_OF_ONE, CLASSES, Result};
 
+use super::grading::MIDDLE;
 use crate::escaping;
 
 /// 2^⅛, 2^⅜, 2^⅝ and 2^⅞: where one quarter-octave becomes the next.
@@ -71,6 +72,11 @@ impl Steps {
         let power = f64::from_bits(((1_023 + i64::from(unit.div_euclid(4))).cast_unsigned()) << 52);
         let exact = MANTISSA[unit.rem_euclid(4) as usize] * power * self.factor;
         escaping::step(exact, LEAST, self.reach)
+    }
+
+    /// The unit of tokens of a grade.
+    pub(super) fn graded(unit: i32, grade: usize) -> i32 {
+        unit + 2 * (MIDDLE - grade as i32)
     }
 
     /// The class of a column: its deviation in steps.
