@@ -93,7 +93,10 @@ pub fn calibrate_with(
                 if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
                     return Ok(data.clone());
                 }
-                let data = gather(wanted, &cx.with_statistics(statistics), front, seen, progress)?;
+                let cx = cx.with_statistics(statistics);
+                // Grades depend on no stage: transforms are shown them, too.
+                let quantizer = pipeline.quantizer().calibrator(&cx);
+                let data = gather(wanted, &cx, front, quantizer.as_deref(), seen, progress)?;
                 sections.push((stages.to_vec(), data.clone()));
                 Ok(data)
             };
@@ -141,7 +144,7 @@ pub(crate) fn bind_to_chunk(
     let chunks = [ToSee { view, range, kept: None, decoded: view }];
     let mut carried = vec![Vec::new(); pipeline.specs().len()];
     let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
-        let data = gather(wanted, cx, front, &chunks, &|_| ())?;
+        let data = gather(wanted, cx, front, None, &chunks, &|_| ())?;
         carried[stage] = wanted.pack(cx, &data)?;
         // What the decoder will read, not what was gathered: packing may round.
         wanted.unpack(cx, &carried[stage])
@@ -156,14 +159,17 @@ fn gather(
     wanted: &Wanted<'_>,
     cx: &BindCx<'_>,
     front: &Front,
+    quantizer: Option<&dyn Calibrator>,
     chunks: &[ToSee<'_, '_>],
     progress: Progress<'_>,
 ) -> Result<StageData> {
     let Some(calibrator) = wanted.calibrator(cx) else { return Ok(StageData::new()) };
     let symbols = matches!(wanted, Wanted::Coder(_));
     let planes = front.planes();
-    let grader = if symbols { front.grader() } else { calibrator.grader() };
-    // What was dropped before is not graded.
+    let grader = if symbols { front.grader() } else { quantizer.and_then(Calibrator::grader) };
+    if grader.is_some() {
+        front.check_grades()?;
+    }
     let graded = chunks.iter().map(|chunk| Grades::choose(grader, planes, chunk.view, &chunk.range));
     let graded = graded.collect::<Result<Vec<_>>>()?;
     let total: u64 = chunks.iter().map(|chunk| chunk.range.len() as u64).sum();

@@ -332,9 +332,8 @@ impl<'a> Chunk<'a> {
         let beside = pipeline.exact().map_or(0, |(stage, _)| stage);
         // Of the quantizer a chunk may carry grades.
         let graded = pipeline.quantizer().graded().then(|| pipeline.specs().len() - 2);
-        let others = |(stage, bytes): (usize, &&[u8])| {
-            stage != beside && Some(stage) != graded && !bytes.is_empty()
-        };
+        let others =
+            |(stage, bytes): (usize, &&[u8])| stage != beside && Some(stage) != graded && !bytes.is_empty();
         if self.header.profile.is_some() && self.carried.iter().enumerate().any(others) {
             return Err(Error::corrupt("carried data beside a profile's"));
         }
@@ -447,7 +446,8 @@ impl<'a> Chunk<'a> {
     pub fn open_tile(&self, plan: &Plan, index: usize) -> Result<OpenTile<'a>> {
         let tile = self.layout.tile(index);
         let grades = self.grades(plan)?;
-        plan.open_tile(&tile, self.tile_bytes(index)?, self.coded_rows(&grades)).map_err(|error| error.at(tile))
+        plan.open_tile(&tile, self.tile_bytes(index)?, self.coded_rows(&grades))
+            .map_err(|error| error.at(tile))
     }
 
     /// The grades of the rows that are coded.

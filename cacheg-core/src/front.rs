@@ -8,8 +8,8 @@ use crate::aligned::Aligned;
 use crate::kv::{describe, first_non_finite, matrix, matrix_mut};
 use crate::stage::MAX_REFERENCES;
 use crate::{
-    Alphabet, BindCx, BoundQuantizer, BoundTransform, CLASSES, Error, Escapes, Geometry, Grader, KvView, Part,
-    PartCx, Plane, Result, Role, Seen, Source, StageData, TileCx,
+    Alphabet, BindCx, BoundQuantizer, BoundTransform, CLASSES, Error, Escapes, Geometry, Grader, KvView,
+    Part, PartCx, Plane, Result, Role, Seen, Source, StageData, TileCx,
 };
 
 /// Values of a piece, 16 KiB of `f32`, unless a group of rows has more.
@@ -180,21 +180,25 @@ impl Front {
             ));
         }
         if quantizer.grader().is_some() {
-            self.check_grades(simple)?;
+            self.check_grades()?;
+            if !simple {
+                return Err(Error::setting("grades take stages that code row by row"));
+            }
         }
         self.quantizer = Some(quantizer);
         Ok(())
     }
 
     /// Refuses grades where they cannot be told, or not be shared.
-    fn check_grades(&self, simple: bool) -> Result<()> {
+    pub(crate) fn check_grades(&self) -> Result<()> {
         if !self.consecutive {
             return Err(Error::setting("tokens that a selection has left cannot be graded"));
         }
-        let whole = |plane: &Plane| self.parts[plane.index].iter().all(|part| part.cols == plane.channels());
+        // No parts yet while transforms are calibrated.
+        let whole = self.parts.iter().all(|parts| parts.len() == 1);
         let heads = |a: &Plane, b: &Plane| a.layer != b.layer || a.shape.heads == b.shape.heads;
         let equal = self.planes.iter().zip(self.planes.iter().skip(1)).all(|(a, b)| heads(a, b));
-        if simple && equal && self.planes.iter().all(whole) {
+        if equal && whole {
             return Ok(());
         }
         Err(Error::setting("grades take one part, and keys and values with as many heads"))

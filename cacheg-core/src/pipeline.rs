@@ -127,6 +127,11 @@ impl Pipeline {
         self.select.as_deref()
     }
 
+    /// Whether encoding, and calibration, go by how much attention tokens got ([`Importance`](crate::Importance)).
+    pub fn wants_importance(&self) -> bool {
+        self.selects() || self.quantizer.wants_importance()
+    }
+
     /// Number of the stage that wants exact tokens, and which.
     pub(crate) fn exact(&self) -> Option<(usize, ExactTokens)> {
         self.exact

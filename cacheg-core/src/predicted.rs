@@ -184,9 +184,7 @@ impl Plan {
         // A few at a time: they are stored when threads are done with them, so that each plane has one writer.
         for some in blocks.chunks(rayon::current_num_threads().max(1)) {
             let decode = |rows: &Range<usize>| {
-                self.with_scratch(layout, |scratch| {
-                    self.decode_block(layout, &opened, rows, coded, scratch)
-                })
+                self.with_scratch(layout, |scratch| self.decode_block(layout, &opened, rows, coded, scratch))
             };
             let done = some.par_iter().map(decode).collect::<Result<Vec<_>>>()?;
             planes.par_iter_mut().zip(self.planes()).zip(&channels).for_each(|((out, plane), before)| {

@@ -323,6 +323,11 @@ pub trait Quantizer: Stage {
     fn graded(&self) -> bool {
         false
     }
+
+    /// Whether it goes by how much attention tokens got ([`Importance`](crate::Importance)), when it encodes.
+    fn wants_importance(&self) -> bool {
+        false
+    }
 }
 
 /// A quantizer bound to a model.
@@ -925,7 +930,8 @@ pub trait Calibrator: Send + Sync {
         Vec::new()
     }
 
-    /// What grades the tokens that accumulators see, as that of [the quantizer](BoundQuantizer::grader) would.
+    /// Of quantizers: what grades the tokens that accumulators see, those of transforms, too, as [the bound
+    /// one's](BoundQuantizer::grader) would. It does not depend on the parts that the calibrator is made for.
     fn grader(&self) -> Option<&dyn Grader> {
         None
     }

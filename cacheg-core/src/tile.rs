@@ -370,12 +370,7 @@ impl Plan {
     }
 
     /// Lists the tile's segments and adds up its sizes.
-    pub(crate) fn tile_sizes(
-        &self,
-        tile: &Tile,
-        rows: CodedRows<'_>,
-        segments: &mut Vec<Segment>,
-    ) -> Sizes {
+    pub(crate) fn tile_sizes(&self, tile: &Tile, rows: CodedRows<'_>, segments: &mut Vec<Segment>) -> Sizes {
         segments.clear();
         let mut sizes = Sizes { symbols: 0, side: 0 };
         for plane in tile.planes.clone() {

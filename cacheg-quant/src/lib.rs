@@ -47,6 +47,7 @@ pub mod sinks;
 pub mod steps;
 pub mod uniform;
 pub mod unrope;
+mod weight;
 
 mod carried;
 mod escaping;

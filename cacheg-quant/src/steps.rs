@@ -40,8 +40,9 @@ mod units;
 use std::sync::Arc;
 
 use cacheg_core::{
-    Alphabet, BindCx, BoundQuantizer, Build, CLASSES, Calibrator, Error, EscapeReader, EscapeWriter, GRADES, Grader, Kernel,
-    Kind, Part, PartCx, Plane, Plugin, Quantizer, Result, Source, Stage, StageData, TileCx, config, settings,
+    Alphabet, BindCx, BoundQuantizer, Build, CLASSES, Calibrator, Error, EscapeReader, EscapeWriter, GRADES,
+    Grader, Kernel, Kind, Part, PartCx, Plane, Plugin, Quantizer, Result, Source, Stage, StageData, TileCx,
+    config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,11 @@ pub struct Settings {
     pub power: f64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, clippy::float_cmp, reason = "serde passes references; written as 1")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::float_cmp,
+    reason = "serde passes references; written as 1"
+)]
 fn is_one(power: &f64) -> bool {
     *power == 1.0
 }
@@ -256,6 +261,10 @@ impl Quantizer for Quarters {
     fn graded(&self) -> bool {
         self.0.importance != Importance::None
     }
+
+    fn wants_importance(&self) -> bool {
+        self.0.importance == Importance::Attention
+    }
 }
 
 #[derive(Debug)]
@@ -323,7 +332,9 @@ impl BoundQuantizer for Bound {
         for parts in &self.planes {
             for part in 0..4 {
                 data.push((first + columns.len()) as u32);
-                if let Some(Columns { fractions, shifts, .. }) = parts.get(part).and_then(|grades| grades.first()) {
+                if let Some(Columns { fractions, shifts, .. }) =
+                    parts.get(part).and_then(|grades| grades.first())
+                {
                     let words = fractions.iter().zip(shifts);
                     columns.extend(words.flat_map(|(fraction, shifts)| [fraction.to_bits(), *shifts]));
                 }

@@ -16,9 +16,38 @@ pub struct Preset {
     pub default_level: usize,
     /// Tokens of a chunk.
     pub chunk_tokens: usize,
+    /// Whether it needs a profile, and that one statistics of the model.
+    pub statistics: bool,
+    /// Of each level the one at whose steps its predictors are fitted, if levels share them.
+    pub fitted_at: &'static [usize],
 }
 
 impl Preset {
+    /// What a profile for a level is calibrated for, in this order: predictors are made by the first that has them.
+    ///
+    /// # Errors
+    /// If there is no such level.
+    pub fn calibrated_for(&self, level: usize) -> Result<Vec<&'static str>> {
+        let own = self.spec(Some(level))?;
+        let mut specs = vec![own];
+        if let Some(first) = self.fitted_at.get(level).filter(|first| **first != level) {
+            specs.insert(0, self.spec(Some(*first))?);
+        }
+        Ok(specs)
+    }
+
+    /// The same for all levels.
+    pub fn calibrated_for_all(&self) -> Vec<&'static str> {
+        let mut specs = Vec::new();
+        let levels = (0..self.levels.len()).filter_map(|level| self.calibrated_for(level).ok());
+        for spec in levels.flatten() {
+            if !specs.contains(&spec) {
+                specs.push(spec);
+            }
+        }
+        specs
+    }
+
     /// The spec string of a level, by default the preset's own.
     ///
     /// # Errors
@@ -51,6 +80,8 @@ pub const PRESETS: &[Preset] = &[
         ],
         default_level: 1,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "cachegen-release",
@@ -62,6 +93,8 @@ pub const PRESETS: &[Preset] = &[
         ],
         default_level: 1,
         chunk_tokens: 256,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "fast",
@@ -74,6 +107,72 @@ pub const PRESETS: &[Preset] = &[
         ],
         default_level: 1,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
+    },
+    Preset {
+        name: "klt",
+        summary: "a KLT for every head in the metric of what errors cost, finer steps for tokens whose key promises attention; needs a profile made with statistics",
+        levels: &[
+            "sinks(first=1)|unrope|mean|klt(metric=sensitivity)|steps(step=0.15;unit=sensitivity;reach=127;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|klt(metric=sensitivity)|steps(step=0.4;unit=sensitivity;reach=63;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|klt(metric=sensitivity)|steps(step=0.8;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|klt(metric=sensitivity)|steps(step=1.5;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|klt(metric=sensitivity)|steps(step=2.5;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|klt(metric=sensitivity)|steps(step=4;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+        ],
+        default_level: 3,
+        chunk_tokens: 1_500,
+        statistics: true,
+        fitted_at: &[],
+    },
+    Preset {
+        name: "predictive",
+        summary: "keys and values predicted from the layer before, then that KLT; needs a profile made with statistics",
+        levels: &[
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=0.2;unit=sensitivity;reach=127)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=0.6;unit=sensitivity;reach=63)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=1.2;unit=sensitivity)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=2;unit=sensitivity)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=3.2;unit=sensitivity)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=5;unit=sensitivity)|rans(tables=scale)",
+        ],
+        default_level: 3,
+        chunk_tokens: 1_500,
+        statistics: true,
+        fitted_at: &[1, 1, 1, 4, 4, 4],
+    },
+    Preset {
+        name: "predictive-key",
+        summary: "the same with finer steps for tokens whose key promises attention: the fewest bits; needs a profile made with statistics",
+        levels: &[
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=0.25;unit=sensitivity;reach=127;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=0.8;unit=sensitivity;reach=63;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=1.8;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=3.2;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=5;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=8;unit=sensitivity;importance=key;power=0.5)|rans(tables=scale)",
+        ],
+        default_level: 3,
+        chunk_tokens: 1_500,
+        statistics: true,
+        fitted_at: &[1, 1, 1, 4, 4, 4],
+    },
+    Preset {
+        name: "predictive-attention",
+        summary: "the same by the attention that tokens got, which must come with the KV cache; needs a profile made with statistics",
+        levels: &[
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=0.25;unit=sensitivity;reach=127;importance=attention;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=0.8;unit=sensitivity;reach=63;importance=attention;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=0)|klt(metric=sensitivity)|steps(step=1.8;unit=sensitivity;importance=attention;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=3.2;unit=sensitivity;importance=attention;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=5;unit=sensitivity;importance=attention;power=0.5)|rans(tables=scale)",
+            "sinks(first=1)|unrope|mean|predict(fit=1)|klt(metric=sensitivity)|steps(step=8;unit=sensitivity;importance=attention;power=0.5)|rans(tables=scale)",
+        ],
+        default_level: 3,
+        chunk_tokens: 1_500,
+        statistics: true,
+        fitted_at: &[1, 1, 1, 4, 4, 4],
     },
     Preset {
         name: "q8",
@@ -81,6 +180,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["uniform(bits=8;axis=token;group=32)|raw"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "q4",
@@ -88,6 +189,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["uniform(bits=4;axis=token;group=32)|raw"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "kivi4",
@@ -95,6 +198,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["uniform(bits=4;axis=channel,token;group=32;zero=true)|raw"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "kivi2",
@@ -102,6 +207,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["uniform(bits=2;axis=channel,token;group=32;zero=true)|raw"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "hadamard4",
@@ -109,6 +216,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["hadamard|uniform(bits=4;axis=token;group=32)|raw"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "turboquant4",
@@ -116,6 +225,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["hadamard|lloyd-max(bits=4)|raw"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "turboquant3",
@@ -123,6 +234,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["hadamard|lloyd-max(bits=3)|raw"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
     Preset {
         name: "lossless",
@@ -130,6 +243,8 @@ pub const PRESETS: &[Preset] = &[
         levels: &["bytes|rans(tables=class;classes=256)"],
         default_level: 0,
         chunk_tokens: 1_500,
+        statistics: false,
+        fitted_at: &[],
     },
 ];
 

@@ -33,7 +33,7 @@ fn every_preset_goes_there_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let (at, kv) = (folder.path(), sample());
     let kv = kv.to_str().unwrap();
-    for preset in cacheg::PRESETS {
+    for preset in cacheg::PRESETS.iter().filter(|preset| !preset.statistics) {
         ok(at, &["encode", kv, "--preset", preset.name, "-o", "x.cgkv", "--force"]);
         let json: serde_json::Value =
             serde_json::from_str(&ok(at, &["inspect", "x.cgkv", "--json"])).unwrap();

@@ -69,7 +69,7 @@ fn check(name: &str, bytes: &[u8]) {
 #[test]
 fn golden_files_are_written_and_read_as_ever() {
     let registry = cacheg::builtins().unwrap();
-    for preset in PRESETS {
+    for preset in PRESETS.iter().filter(|preset| !preset.statistics) {
         let bytes = encode(&registry, preset.spec(None).unwrap(), &input(), None, 8).unwrap();
         let version = if preset.levels[0].starts_with("sinks") { EXACT } else { VERSION };
         check(&format!("{version}-{}.cgkv", preset.name), &bytes);

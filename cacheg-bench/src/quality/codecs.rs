@@ -36,6 +36,8 @@ pub(crate) struct Codec {
     /// Of a preset that has several.
     pub(crate) level: Option<usize>,
     pub(crate) spec: String,
+    /// What its profile is calibrated for before: predictors that levels share are made by the first that has them.
+    pub(crate) before: Vec<String>,
     pub(crate) chunk_tokens: usize,
     /// Data of stages comes from a profile, if they want any.
     pub(crate) profile: bool,
@@ -64,7 +66,15 @@ pub(crate) fn parse(lists: &[String]) -> Result<Vec<Codec>> {
 
 /// A pipeline by its spec: one of several `level`s of what is called `codec`.
 pub(crate) fn of_spec(codec: String, level: Option<usize>, spec: String) -> Codec {
-    Codec { source: Source::Context, codec, level, spec, chunk_tokens: CHUNK_TOKENS, profile: true }
+    Codec {
+        source: Source::Context,
+        codec,
+        level,
+        spec,
+        before: Vec::new(),
+        chunk_tokens: CHUNK_TOKENS,
+        profile: true,
+    }
 }
 
 fn split(list: &str) -> impl Iterator<Item = &str> {
@@ -90,7 +100,10 @@ fn one(name: &str) -> Result<Codec> {
         let named = format!("{before})+{}", codec.codec);
         return match before.strip_prefix("prune(") {
             Some(settings) => Ok(Codec { source: Source::pruned(settings)?, codec: named, ..codec }),
-            None => Ok(Codec { spec: format!("{before})|{}", codec.spec), codec: named, ..codec }),
+            None => {
+                let spec = format!("{before})|{}", codec.spec);
+                Ok(Codec { spec, before: Vec::new(), codec: named, ..codec })
+            }
         };
     }
     if name.contains(['|', '(']) {
@@ -107,10 +120,13 @@ fn one(name: &str) -> Result<Codec> {
             (cacheg::preset(preset)?, Some(level))
         }
     };
+    let all = preset.calibrated_for(level.unwrap_or(preset.default_level))?;
+    let (_, before) = all.split_last().unwrap_or((&"", &[]));
     Ok(Codec {
         codec: preset.name.to_owned(),
         level: (preset.levels.len() > 1).then(|| level.unwrap_or(preset.default_level)),
         spec: preset.spec(level)?.to_owned(),
+        before: before.iter().map(|spec| (*spec).to_owned()).collect(),
         chunk_tokens: preset.chunk_tokens,
         profile: !WITHOUT_PROFILE.contains(&preset.name),
         source: Source::Context,
@@ -139,9 +155,9 @@ pub(crate) struct Coded {
     pub(crate) container: Vec<u8>,
 }
 
-/// Whether a codec drops tokens by the attention they got.
-pub(crate) fn selects(codec: &Codec, registry: &Registry) -> bool {
-    Pipeline::parse(registry, &codec.spec).is_ok_and(|pipeline| pipeline.selects())
+/// Whether a codec goes by the attention that tokens got.
+pub(crate) fn wants_importance(codec: &Codec, registry: &Registry) -> bool {
+    Pipeline::parse(registry, &codec.spec).is_ok_and(|pipeline| pipeline.wants_importance())
 }
 
 /// Whether a codec wants a profile.
@@ -170,16 +186,20 @@ impl<'r> Ready<'r> {
             return Ok(Self { codec, registry, encoder: None, profile: None });
         }
         let pipeline = || Pipeline::parse(registry, &codec.spec);
+        let pipelines = || {
+            let all = codec.before.iter().chain([&codec.spec]);
+            all.map(|spec| Pipeline::parse(registry, spec)).collect::<Result<Vec<_>>>()
+        };
         let profile = wants_profile(&codec, registry, geometry)?
-            .then(|| calibrate_with(&[pipeline()?], calibration, codec.chunk_tokens, statistics, &|_| ()))
+            .then(|| calibrate_with(&pipelines()?, calibration, codec.chunk_tokens, statistics, &|_| ()))
             .transpose()?;
         let encoder = Some(Encoder::new(pipeline()?, geometry, profile.as_ref())?);
         Ok(Self { codec, registry, encoder, profile })
     }
 
     /// Whether it has to know how much attention each token got.
-    pub(crate) fn selects(&self) -> bool {
-        selects(&self.codec, self.registry)
+    pub(crate) fn wants_importance(&self) -> bool {
+        wants_importance(&self.codec, self.registry)
     }
 
     /// Bytes of the profile, which all contexts share.

@@ -101,8 +101,8 @@ pub(crate) fn measure(
     finished: Finished<'_>,
 ) -> Result<Vec<Outcome>> {
     let context = &whole.ids[..lengths.tokens.min(whole.ids.len())];
-    let selects = codecs.iter().any(|ready| ready.selects());
-    let source::Read { kv, last, importance } = source::read(model, context, selects)?;
+    let wanted = codecs.iter().any(|ready| ready.wants_importance());
+    let source::Read { kv, last, importance } = source::read(model, context, wanted)?;
     let cache = kv.to_cache()?;
     let mut original = Original { model, tokenizer, context, cache, importance, pruned: Vec::new() };
     let values = model.geometry().values_per_token() as f64 * context.len() as f64;

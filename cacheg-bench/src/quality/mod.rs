@@ -220,7 +220,7 @@ pub(crate) fn calibrated<'r>(
     }
     let calibration = if wanted { calibration } else { &[] };
     let bar = progress((calibration.len() + codecs.len()) as u64, "calibrating");
-    let important = codecs.iter().any(|codec| codecs::selects(codec, registry));
+    let important = codecs.iter().any(|codec| codecs::wants_importance(codec, registry));
     let mut caches: Vec<(KvCache, Option<Importance>)> = Vec::new();
     for context in calibration {
         let tokens = &context.ids[..context.ids.len().min(lengths.tokens)];

@@ -143,7 +143,8 @@ struct Entry<'r> {
 pub(crate) fn run(work: &Work<'_>, names: &[String], threads: &[usize], rounds: usize) -> Result<Wholes> {
     let Work { registry, views, distinct } = work;
     let presets = match names {
-        [] => cacheg::PRESETS.iter().collect(),
+        // Those that need statistics of a model are measured by `quality`.
+        [] => cacheg::PRESETS.iter().filter(|preset| !preset.statistics).collect(),
         names => names.iter().map(|name| cacheg::preset(name)).collect::<Result<Vec<_>>>()?,
     };
     let caches: Vec<KvCache> = views.iter().map(|view| KvCache::copy_of(view, 0, view.tokens())).collect();

@@ -209,8 +209,7 @@ impl Layout {
             let end = segment.first_col.checked_add(segment.cols);
             end.is_some_and(|end| end <= slot.cols) && slot.alphabet == usize::from(segment.alphabet.size)
         };
-        slot.filter(fits)
-            .ok_or_else(|| Error::data("a segment that the coder was not bound to"))
+        slot.filter(fits).ok_or_else(|| Error::data("a segment that the coder was not bound to"))
     }
 }
 

@@ -91,7 +91,8 @@ impl TableSet {
             next += count * group.each;
         }
         let mut index = Vec::with_capacity(layout.channels * layout.grades.len());
-        let slots = (0..layout.grades.len()).flat_map(|grade| layout.slots.iter().map(move |slot| (grade, slot)));
+        let slots =
+            (0..layout.grades.len()).flat_map(|grade| layout.slots.iter().map(move |slot| (grade, slot)));
         for (grade, slot) in slots {
             for col in 0..slot.cols {
                 let within = match layout.scope {

@@ -10,7 +10,7 @@ use crate::integer::{SHIFTS, to_bytes};
 use crate::metric::Roots;
 use crate::rounding::not_finite;
 use crate::rows::check;
-use crate::{carried, numeric};
+use crate::{carried, numeric, weight};
 
 #[derive(Debug)]
 pub(super) struct KltCalibrator {
@@ -54,22 +54,25 @@ impl Calibrator for KltCalibrator {
 /// First and second moments of a head.
 #[derive(Debug)]
 struct Moments {
+    weight: f64,
     sum: Array1<f64>,
     product: Array2<f64>,
 }
 
 impl Moments {
     fn new(dim: usize) -> Self {
-        Self { sum: Array1::zeros(dim), product: Array2::zeros((dim, dim)) }
+        Self { weight: 0.0, sum: Array1::zeros(dim), product: Array2::zeros((dim, dim)) }
     }
 
-    fn observe(&mut self, x: ArrayView2<'_, f32>) {
-        let x = x.mapv(f64::from);
-        self.sum += &x.sum_axis(ndarray::Axis(0));
+    fn observe(&mut self, x: ArrayView2<'_, f32>, weights: &Array1<f64>) {
+        let mut x = x.mapv(f64::from);
+        x *= &weights.view().insert_axis(ndarray::Axis(1));
+        self.sum += &weights.dot(&x);
         self.product += &x.t().dot(&x);
     }
 
-    fn covariance(&self, rows: f64) -> Array2<f64> {
+    fn covariance(&self) -> Array2<f64> {
+        let rows = if self.weight > 0.0 { self.weight } else { 1.0 };
         let mean = &self.sum / rows;
         let column: ArrayView2<'_, f64> = mean.view().insert_axis(ndarray::Axis(1));
         &self.product / rows - column.dot(&column.t())
@@ -95,7 +98,10 @@ impl Accumulator for Sums {
         check(x.dim(), tile.rows, tile.plane.channels())?;
         for (number, head) in self.heads.iter_mut().enumerate() {
             let dim = head.sum.len();
-            head.observe(x.slice(s![.., number * dim..(number + 1) * dim]));
+            let weights: Array1<f64> =
+                (0..tile.rows).map(|row| f64::from(weight::of_head(tile, row, number))).collect();
+            head.weight += weights.dot(&weights);
+            head.observe(x.slice(s![.., number * dim..(number + 1) * dim]), &weights);
         }
         self.rows += tile.rows as u64;
         Ok(())
@@ -109,7 +115,7 @@ impl Accumulator for Sums {
         check_dims(std::slice::from_ref(&self.plane))?;
         let (mut numbers, mut shifts, mut grids) = (Vec::new(), Vec::new(), Vec::new());
         for (number, head) in self.heads.iter().enumerate() {
-            let covariance = head.covariance(self.rows.max(1) as f64);
+            let covariance = head.covariance();
             if covariance.iter().any(|x| !x.is_finite()) {
                 return Err(not_finite());
             }

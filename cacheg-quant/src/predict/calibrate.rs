@@ -129,11 +129,16 @@ impl Accumulator for Sums {
             let put = |from: ArrayView2<'_, f32>, to: &mut Array2<f32>, first: usize, filled: usize| {
                 to.slice_mut(s![filled, first..first + from.ncols()]).assign(&from.row(row));
             };
+            let weight = crate::weight::of_row(tile, row);
             put(x, &mut self.x, 0, self.filled);
             let mut first = 0;
             for reference in references {
                 put(*reference, &mut self.references, first, self.filled);
                 first += reference.ncols();
+            }
+            if weight != 1.0 {
+                self.x.row_mut(self.filled).mapv_inplace(|x| x * weight);
+                self.references.row_mut(self.filled).mapv_inplace(|x| x * weight);
             }
             self.filled += 1;
             if self.filled == BATCH {

@@ -1,15 +1,15 @@
 //! One pass over the values gives units, scales and centroids: magnitudes are kept as histograms until steps are known.
 
 use cacheg_core::{
-    Accumulator, BindCx, CLASSES, Calibrator, Error, GRADES, Grader, Kind, PartCx, Plane, Result, Seen, Source, StageData,
-    TileCx,
+    Accumulator, BindCx, CLASSES, Calibrator, Error, GRADES, Grader, Kind, PartCx, Plane, Result, Seen,
+    Source, StageData, TileCx,
 };
 
 use super::centroids::Cells;
-use super::magnitudes::{self, Magnitudes};
-use super::octaves::{Steps, meant, quarter_octaves, stored};
 use super::codebook::{self, CONTEXTS, Codebook, Counts};
 use super::grading::{self, Grading, Importance, MIDDLE};
+use super::magnitudes::{self, Magnitudes};
+use super::octaves::{Steps, meant, quarter_octaves, stored};
 use super::{CENTROID, GRADE, SCALE, Settings, Shape, UNIT, Unit, WEIGHT, kind, shapes, units};
 use crate::bins::needs_statistics;
 use crate::rounding::not_finite;
@@ -63,12 +63,11 @@ impl StepsCalibrator {
             (Importance::Key, None) => Err(Error::profile(
                 "`importance=key` needs a profile that is made with statistics (`--statistics`)",
             )),
-            (Importance::Key, Some(statistics)) => {
-                grading::regress(cx.planes, statistics, settings.power).and_then(|found| {
+            (Importance::Key, Some(statistics)) => grading::regress(cx.planes, statistics, settings.power)
+                .and_then(|found| {
                     weights.clone_from(&found);
                     Grading::by_key(cx, &found, Codebook::flat()?).map(Some)
-                })
-            }
+                }),
         };
         let missing = grading.as_ref().err().map(ToString::to_string);
         Self {
@@ -231,8 +230,10 @@ impl Accumulator for Parts {
                 *sum += f64::from(*x) * f64::from(*x);
             }
             for head in 0..heads {
-                let grade = tile.grades.get(number * heads + head).map_or(MIDDLE as usize, |g| usize::from(*g));
-                let slot = sums.magnitudes.get_mut(grade).ok_or_else(|| Error::data("an impossible grade"))?;
+                let grade =
+                    tile.grades.get(number * heads + head).map_or(MIDDLE as usize, |g| usize::from(*g));
+                let slot =
+                    sums.magnitudes.get_mut(grade).ok_or_else(|| Error::data("an impossible grade"))?;
                 let magnitudes = slot.get_or_insert_with(|| Magnitudes::new(sums.squares.len()));
                 let first = head * sums.shape.width;
                 magnitudes.add(first, row.iter().skip(first).take(sums.shape.width));

@@ -3,7 +3,7 @@
 
 use cacheg_core::{Error, GRADES, Result};
 use constriction::stream::model::ContiguousCategoricalEntropyModel;
-use constriction::stream::queue::{DefaultRangeDecoder, DefaultRangeEncoder};
+use constriction::stream::queue::{RangeDecoder, RangeEncoder};
 use constriction::stream::{Decode, Encode};
 
 /// Sums of two grades, one grade alone (of either kind), none.
@@ -71,9 +71,8 @@ impl Counts {
 /// Frequencies that add up to 65,536 in each context, none of them 0.
 pub(super) fn frequencies(counts: &[u64]) -> Vec<u16> {
     let all: Vec<u64> = (0..GRADES).map(|grade| counts.iter().skip(grade).step_by(GRADES).sum()).collect();
-    let share = |counts: &[u64], grade: usize| {
-        counts[grade] as f64 / counts.iter().sum::<u64>().max(1) as f64
-    };
+    let share =
+        |counts: &[u64], grade: usize| counts[grade] as f64 / counts.iter().sum::<u64>().max(1) as f64;
     let table = |own: &[u64]| {
         // Where little was seen, as everywhere; a little of everything.
         let total = own.iter().sum::<u64>() as f64;
@@ -120,7 +119,7 @@ impl Codebook {
     }
 
     pub(super) fn pack(&self, heads: usize, grades: &[u8]) -> Vec<u8> {
-        let mut encoder = DefaultRangeEncoder::new();
+        let mut encoder = RangeEncoder::<u16, u64>::new();
         let mut rest = grades.iter();
         // Never fails: tables have all grades, and there are as many as are asked for.
         let _ = walk(heads, grades.len() / heads.max(1), |context| {
@@ -131,16 +130,17 @@ impl Codebook {
             Ok(grade)
         });
         let words = encoder.into_compressed().unwrap_or_default();
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        words.iter().flat_map(|word: &u16| word.to_be_bytes()).collect()
     }
 
     pub(super) fn unpack(&self, heads: usize, bytes: &[u8], grades: &mut [u8]) -> Result<()> {
-        let (words, []) = bytes.as_chunks::<4>() else {
+        let (words, []) = bytes.as_chunks::<2>() else {
             return Err(Error::corrupt("grades are no whole words"));
         };
-        let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        let words: Vec<u16> = words.iter().map(|word| u16::from_be_bytes(*word)).collect();
         let wrong = || Error::corrupt("grades of tokens");
-        let mut decoder = DefaultRangeDecoder::from_compressed(words).map_err(|_| wrong())?;
+        let decoder = RangeDecoder::<u16, u64, _>::from_compressed(words);
+        let mut decoder = decoder.map_err(|_| wrong())?;
         let tokens = grades.len() / heads.max(1);
         let mut out = grades.iter_mut();
         walk(heads, tokens, |context| {

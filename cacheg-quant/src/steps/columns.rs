@@ -166,7 +166,9 @@ impl<'a> Graded<'a> {
                 dequantize(symbols, fractions, shifts, reach, out);
             } else {
                 let columns = fractions.iter().zip(shifts);
-                for ((out, symbol), (fraction, shifts)) in out.values_mut(row, range).zip(symbols).zip(columns) {
+                for ((out, symbol), (fraction, shifts)) in
+                    out.values_mut(row, range).zip(symbols).zip(columns)
+                {
                     *out = value_of(*symbol, *fraction, *shifts, reach);
                 }
             }

@@ -100,7 +100,8 @@ pub(super) fn regress(planes: &[Plane], statistics: &Statistics, power: f64) -> 
         for head in 0..heads {
             let sums = statistics.importance(layer, head);
             let sums = sums.filter(|sums| sums.features == FEATURES + dim && sums.xx[0] > 0.0);
-            let sums = sums.ok_or_else(|| Error::profile("the statistics know nothing of tokens' importance"))?;
+            let sums =
+                sums.ok_or_else(|| Error::profile("the statistics know nothing of tokens' importance"))?;
             let n = sums.features;
             let xx = Array2::from_shape_fn((n, n), |(i, j)| sums.xx[i * n + j]);
             let mut ridge = xx.clone();
@@ -113,10 +114,9 @@ pub(super) fn regress(planes: &[Plane], statistics: &Statistics, power: f64) -> 
                 .ok_or_else(|| Error::data("statistics whose regression of importance is singular"))?;
             let tokens = sums.xx[0];
             let mean: f64 = beta.iter().zip(sums.xx).map(|(b, x)| b * x).sum::<f64>() / tokens;
-            let square: f64 = (0..n)
-                .map(|i| (0..n).map(|j| beta[i] * beta[j] * xx[(i, j)]).sum::<f64>())
-                .sum::<f64>()
-                / tokens;
+            let square: f64 =
+                (0..n).map(|i| (0..n).map(|j| beta[i] * beta[j] * xx[(i, j)]).sum::<f64>()).sum::<f64>()
+                    / tokens;
             // The logarithm of the mean of e^(p·y) for normal y.
             let normal = power * mean + power * power * (square - mean * mean).max(0.0) / 2.0;
             let mut weights: Vec<f32> = beta.iter().map(|b| (power * b / LN_2) as f32).collect();
@@ -211,7 +211,8 @@ fn by_attention(cx: &GradeCx<'_>, power: f64, heads: usize, grades: &mut [u8]) -
     let rows = grades.len() / heads.max(1);
     for head in 0..heads {
         let of = attention(known, cx.layer, head, cx, rows);
-        let mut powers: Vec<f64> = of.iter().map(|m| (m + EPSILON).powf(power)).collect();
+        // Errors cost in proportion to the square.
+        let mut powers: Vec<f64> = of.iter().map(|m| (m * m + EPSILON).powf(power)).collect();
         let mean = powers.iter().sum::<f64>() / rows.max(1) as f64;
         powers.iter_mut().for_each(|m| *m = f64::from(MIDDLE) + (*m / mean).log2());
         for (grades, power) in grades.chunks_exact_mut(heads).zip(powers) {

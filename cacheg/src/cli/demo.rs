@@ -34,6 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.field("values", view.geometry().values_per_token() * view.tokens() as u64);
     let runs: Vec<(&Preset, usize)> = PRESETS
         .iter()
+        .filter(|preset| !preset.statistics)
         .flat_map(|preset| (0..preset.levels.len()).map(move |level| (preset, level)))
         .collect();
     let bar = progress(runs.len() as u64, "encoding and decoding");
@@ -76,7 +77,10 @@ const NEXT: &str = "Try next:
   cacheg profile a.safetensors b.safetensors -o m.cgprof
   cacheg encode kv.safetensors -o kv.cgkv --profile m.cgprof
                                                         tables calibrated once instead of carried in every chunk
-  cacheg inspect kv.cgkv                                where the bytes go";
+  cacheg inspect kv.cgkv                                where the bytes go
+
+Not above: the presets `klt`, `predictive`, `predictive-key` and `predictive-attention`, which need a quarter of the bits or
+less. They take a profile of the model that is made with statistics (docs/codecs.md).";
 
 /// Encodes and decodes once in full for warming up, then takes the best of a few runs.
 fn measure(registry: &Registry, preset: &Preset, level: usize, view: &KvView<'_>) -> Result<Value> {

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let chunk_tokens = args.chunk_tokens.map_or(chunk_tokens, |tokens| tokens as usize);
     let profile = args::profile(args.profile.as_ref())?;
     let file = args::kv(&args.input)?;
-    let importance = args::importance(&file, &args.input, pipeline.selects())?;
+    let importance = args::importance(&file, &args.input, pipeline.wants_importance())?;
     let view = file.view().with_importance(importance.as_ref())?;
     let mut out = OutputFile::create(&args.output, args.force)?;
     let encoder = Encoder::new(pipeline, file.geometry(), profile.as_ref())?;

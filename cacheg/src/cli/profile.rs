@@ -49,14 +49,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut specs: Vec<&str> = args.pipeline.iter().map(String::as_str).collect();
     for name in presets {
-        specs.extend(cacheg::preset(name)?.levels);
+        specs.extend(cacheg::preset(name)?.calibrated_for_all());
     }
     let pipelines = specs.iter().map(|spec| Pipeline::parse(&registry, spec)).collect::<Result<Vec<_>>>()?;
     let statistics = args::statistics(args.statistics.as_deref())?;
     let files = args.inputs.iter().map(|path| args::kv(path)).collect::<Result<Vec<_>>>()?;
     let mut out = OutputFile::create(&args.output, args.force)?;
-    let selects = pipelines.iter().any(Pipeline::selects);
-    let known = files.iter().zip(&args.inputs).map(|(file, path)| args::importance(file, path, selects));
+    let wanted = pipelines.iter().any(Pipeline::wants_importance);
+    let known = files.iter().zip(&args.inputs).map(|(file, path)| args::importance(file, path, wanted));
     let known = known.collect::<Result<Vec<_>>>()?;
     let views = files.iter().zip(&known).map(|(file, known)| file.view().with_importance(known.as_ref()));
     let views = views.collect::<Result<Vec<_>>>()?;
