@@ -18,7 +18,7 @@ const TOKENS: usize = 100;
 
 /// Layers with keys and values of as many heads, and nothing else.
 fn plain() -> Geometry {
-    Geometry::new(even().groups()[..2].iter().cloned()).unwrap()
+    Geometry::new(even().groups()[..2].iter().copied()).unwrap()
 }
 
 fn profile(

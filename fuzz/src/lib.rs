@@ -160,6 +160,8 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
             "sinks(first=1)|unrope|mean|predict|klt|bins(step=0.25)|rans",
             "mean|klt|steps(step=0.5)|rans(tables=scale)",
             "steps(step=0.1;reach=127)|range(tables=scale)",
+            "sinks(first=1)|mean|klt|steps(step=0.5;importance=attention;power=0.5)|rans(tables=scale)",
+            "mean|predict|klt|steps(importance=attention;power=0.5)|range(tables=scale)",
             "mean|bins(step=0.5)|rans(tables=channel)",
             "anchor-delta(group=4)|bins|rans(tables=one)",
             "bytes|range(tables=layer)",
@@ -177,8 +179,8 @@ pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
             let profile =
                 calibrate(&[pipeline()], &[other.view().with_importance(&of_other).unwrap()], 40, &|_| ())
                     .unwrap();
-            // No chunk carries predictors.
-            let without = (!spec.contains("predict")).then_some(None);
+            // No chunk carries predictors, or tables of grades.
+            let without = (!spec.contains("predict") && !spec.contains("importance")).then_some(None);
             for profile in without.into_iter().chain([Some(profile)]) {
                 let encoder = Encoder::new(pipeline(), &geometry(), profile.as_ref()).unwrap();
                 let mut bytes = Vec::new();

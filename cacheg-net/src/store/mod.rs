@@ -25,7 +25,7 @@ pub use layout::{ContextId, Hash};
 pub use lookup::Found;
 pub use manifest::{Blob, ChunkObject, Level, Manifest, ManifestChunk, ModelName};
 pub use prefix::{PrefixChain, fingerprint};
-pub use publish::{KvSource, LevelSpec, Publication, Published, publish};
+pub use publish::{KvSource, LevelSpec, Publication, Published, WithImportance, publish};
 pub use verify::{Fault, verify};
 
 /// A store of contexts.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cacheg_core::{
-    Encoder, Error, ErrorKind, KvCache, KvFile, KvView, Pipeline, Profile, Put, PutOutcome, Registry, Result,
-    ResultExt,
+    Encoder, Error, ErrorKind, Importance, KvCache, KvFile, KvView, Pipeline, Profile, Put, PutOutcome,
+    Registry, Result, ResultExt,
 };
 use tokio::task::JoinSet;
 
@@ -37,6 +37,31 @@ impl KvSource for KvFile {
 impl KvSource for KvCache {
     fn view(&self) -> KvView<'_> {
         Self::view(self)
+    }
+}
+
+/// A KV cache with how much attention its tokens got, for levels that go by it.
+#[derive(Debug)]
+pub struct WithImportance<S> {
+    source: S,
+    importance: Importance,
+}
+
+impl<S: KvSource> WithImportance<S> {
+    /// Puts them together.
+    ///
+    /// # Errors
+    /// If they are of different contexts or models.
+    pub fn new(source: S, importance: Importance) -> Result<Self> {
+        source.view().with_importance(&importance)?;
+        Ok(Self { source, importance })
+    }
+}
+
+impl<S: KvSource> KvSource for WithImportance<S> {
+    fn view(&self) -> KvView<'_> {
+        // They were checked.
+        self.source.view().with_importance(&self.importance).unwrap_or_else(|_| self.source.view())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cacheg::core::ResultExt;
-use cacheg::net::store::{ContextId, Publication, publish};
+use cacheg::net::store::{ContextId, KvSource, Publication, WithImportance, publish};
 use cacheg::{Result, levels};
 use serde_json::json;
 
@@ -61,9 +61,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let store = args.store.store(&args.to)?;
     let (tokens, raw) = (file.tokens() as u64, file.geometry().bytes_per_token() * file.tokens() as u64);
     let bar = progress(tokens * levels.len() as u64, "publishing");
+    let wanted = levels.iter().any(|level| level.pipeline.wants_importance());
+    let metadata = file.metadata().clone();
+    let source: Arc<dyn KvSource> = match args::importance(&file, &args.input, wanted)? {
+        Some(known) => Arc::new(WithImportance::new(file, known)?),
+        None => Arc::new(file),
+    };
     let publication = Publication {
-        metadata: file.metadata().clone(),
-        source: Arc::new(file),
+        metadata,
+        source,
         model,
         levels,
         profile,
