@@ -153,7 +153,12 @@ pub fn run_coder(name: &str, configs: &[&str], data: &[u8]) {
 pub fn containers() -> &'static [(Vec<u8>, Option<Profile>)] {
     static CONTAINERS: OnceLock<Vec<(Vec<u8>, Option<Profile>)>> = OnceLock::new();
     CONTAINERS.get_or_init(|| {
-        let mut specs: Vec<String> = PRESETS.iter().filter(|p| !p.statistics).flat_map(|p| p.levels).map(|s| (*s).to_owned()).collect();
+        let mut specs: Vec<String> = PRESETS
+            .iter()
+            .filter(|p| !p.statistics)
+            .flat_map(|p| p.levels)
+            .map(|s| (*s).to_owned())
+            .collect();
         let more = [
             "unrope|mean|hadamard|uniform(bits=3;zero=true)|zstd",
             "unrope|mean|klt|bins(step=0.25)|rans",
