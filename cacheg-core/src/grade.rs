@@ -16,6 +16,9 @@ use crate::{Error, Geometry, Importance, KvView, Plane, Result, ResultExt};
 /// Grades are below this.
 pub const GRADES: usize = 16;
 
+/// The grade of tokens that get the step of their head.
+pub const GRADE_OF_ONE: u8 = 10;
+
 /// Chooses grades when a chunk is encoded or a codec calibrated, and codes them.
 pub trait Grader: Send + Sync {
     /// Grades the tokens of one layer: `[tokens, heads]`, each below [`GRADES`].

@@ -53,7 +53,7 @@ pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use exact::ExactTokens;
 pub use geometry::{Geometry, Kind, LayerGroup, Pairing, Plane, Rope, RopeScaling, Shape};
-pub use grade::{GRADES, GradeCx, Grader};
+pub use grade::{GRADE_OF_ONE, GRADES, GradeCx, Grader};
 pub use importance::Importance;
 pub use json::canonical as canonical_json;
 pub use kept::Kept;

@@ -150,7 +150,8 @@ impl Codebook {
             }
             Ok(grade)
         })?;
-        if decoder.maybe_exhausted() { Ok(()) } else { Err(wrong()) }
+        // Bytes that are missing read as zeros, which some grades are coded to: only the encoder knows where they end.
+        if self.pack(heads, grades) == bytes { Ok(()) } else { Err(wrong()) }
     }
 }
 
@@ -182,7 +183,7 @@ mod tests {
             assert_eq!(back, grades);
             assert!(bytes.len() <= grades.len() / 2 + 8, "{heads} {tokens}: {} bytes", bytes.len());
             for len in 0..bytes.len() {
-                assert!(codebook.unpack(heads, &bytes[..len], &mut back).is_err() || back == grades);
+                assert!(codebook.unpack(heads, &bytes[..len], &mut back).is_err(), "cut at {len}");
             }
         }
     }

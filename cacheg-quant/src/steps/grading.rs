@@ -7,8 +7,8 @@
 use std::f64::consts::LN_2;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Error, GRADES, GradeCx, Grader, Importance as Attention, Kind, Plane, Result,
-    Statistics, TileCx, Transform,
+    BindCx, BoundTransform, Error, GRADE_OF_ONE, GRADES, GradeCx, Grader, Importance as Attention, Kind,
+    Plane, Result, Statistics, TileCx, Transform,
 };
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::numeric;
 use crate::unrope::Unrope;
 
 /// The grade of tokens that get the step of their head; each above is √2 finer.
-pub(super) const MIDDLE: i32 = 10;
+pub(super) const MIDDLE: i32 = GRADE_OF_ONE as i32;
 
 /// How a token's importance is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
