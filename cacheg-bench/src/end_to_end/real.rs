@@ -96,9 +96,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let runtime = crate::runtime()?;
     let raced = runtime.block_on(async {
         tokio::select! {
-            raced = race(args, &path, folder.path(), &prepared, texts) => raced,
-            // Whoever is interrupted cleans up: what is dropped here takes children and namespaces along.
+            // Whoever is interrupted cleans up: what is dropped here takes children and namespaces along. First, so that it is
+            // listened for before there is any.
+            biased;
             () = interrupted() => Err(Error::unavailable("interrupted")),
+            raced = race(args, &path, folder.path(), &prepared, texts) => raced,
         }
     })?;
     report(args, &path, per_token, &prepared, &raced)
