@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Layers to check, keys and values of one head each [default: six, evenly spread]
     #[arg(long, value_name = "N", value_delimiter = ',', requires = "check")]
     layers: Vec<usize>,
+    /// Check every head of these layers
+    #[arg(long, requires = "check")]
+    every_head: bool,
     /// Noise of a check, in standard deviations of what it is added to
     #[arg(long, value_name = "X", default_value_t = 0.1, requires = "check")]
     noise: f64,

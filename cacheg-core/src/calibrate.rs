@@ -29,10 +29,10 @@ struct ToSee<'a, 'v> {
 
 /// Calibrates one profile for several pipelines, on contexts that are cut into chunks of `chunk_tokens`.
 ///
-/// Each stage that needs data is shown all contexts once, without tokens that are dropped or stored exactly (three times where
-/// planes are predicted from others, the later times with reconstructions of these); memory does not grow with their number,
-/// but for 4 bytes for each token and head where some are dropped, and for all reconstructions of a pipeline. Tokens are counted on
-/// `progress`, once for each pass.
+/// Each stage that needs data is shown all contexts once, without tokens that are dropped or stored exactly. Where planes are
+/// predicted from others, stages from the predictor on see reconstructions of these, of a pipeline that was calibrated on a part
+/// of the contexts before. Memory does not grow with the contexts' number, but for 4 bytes for each token and head where some are
+/// dropped, and for all reconstructions of a pipeline. Tokens are counted on `progress`, once for each pass.
 ///
 /// # Errors
 /// If the contexts are of different models or empty, if a stage cannot use what it sees, if tokens are to be dropped and
@@ -75,7 +75,8 @@ pub fn calibrate_with(
     if tokens == 0 {
         return Err(Error::data("the KV caches to calibrate on have no tokens"));
     }
-    let mut sections: Vec<(Vec<StageSpec>, StageData)> = Vec::new();
+    let mut calibration =
+        Calibration { geometry, statistics, progress, sections: Vec::new(), reconstructions: Vec::new() };
     for pipeline in pipelines {
         let selector = pipeline.select().map(|select| Selector::new(select, geometry)).transpose()?;
         let exact = pipeline.exact().map_or_else(ExactTokens::default, |(_, exact)| exact);
@@ -86,39 +87,105 @@ pub fn calibrate_with(
             let kept = kept.transpose().at(|| format!("KV cache {}", number()))?;
             seen.push(ToSee { view, range: exact.rows(view, range).inner(range), kept, decoded: view });
         }
-        let known = sections.len();
-        let round = |seen: &[ToSee<'_, '_>], sections: &mut Vec<(Vec<StageSpec>, StageData)>| {
-            let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
-                let stages = &pipeline.specs()[..=stage];
-                if let Some((_, data)) = sections.iter().find(|(known, _)| known == stages) {
-                    return Ok(data.clone());
-                }
-                let cx = cx.with_statistics(statistics);
-                // Grades depend on no stage: transforms are shown them, too.
-                let quantizer = pipeline.quantizer().calibrator(&cx);
-                let data = gather(wanted, &cx, front, quantizer.as_deref(), seen, progress)?;
-                sections.push((stages.to_vec(), data.clone()));
-                Ok(data)
-            };
-            Plan::bind_with(pipeline, geometry, Source::Profile, &mut supply)
-        };
-        let mut plan = round(&seen, &mut sections)?;
-        // What planes are predicted from are reconstructions: of a codec that was calibrated without any at first.
-        for _ in 0..if plan.front.predicts() { ROUNDS } else { 0 } {
-            let decoded = seen.iter().map(|chunk| decoded(&plan, chunk)).collect::<Result<Vec<_>>>()?;
-            let views: Vec<KvView<'_>> = decoded.iter().map(KvCache::view).collect();
-            let again: Vec<ToSee<'_, '_>> =
-                seen.iter().zip(&views).map(|(chunk, decoded)| ToSee { decoded, ..chunk.clone() }).collect();
-            sections.truncate(known);
-            plan = round(&again, &mut sections)?;
-        }
+        calibration.pipeline(pipeline, &seen)?;
     }
     let hash = statistics.and_then(Statistics::hash);
-    Profile::new(geometry.clone(), sections, contexts.len() as u64, tokens, hash)
+    Profile::new(geometry.clone(), calibration.sections, contexts.len() as u64, tokens, hash)
 }
 
-/// How often a pipeline that predicts planes from reconstructions is calibrated on its own.
-const ROUNDS: usize = 2;
+/// Tokens that are enough for what will be calibrated again on all of them.
+const SOME_TOKENS: usize = 8_192;
+
+/// What pipelines share.
+struct Calibration<'c> {
+    geometry: &'c Geometry,
+    statistics: Option<&'c Statistics>,
+    progress: Progress<'c>,
+    /// What is done.
+    sections: Vec<(Vec<StageSpec>, StageData)>,
+    /// What the last pipeline that predicts made of some chunks: the next one, a level further, will make nearly the same of them.
+    reconstructions: Vec<KvCache>,
+}
+
+impl Calibration<'_> {
+    /// Calibrates the stages of a pipeline that are not known yet.
+    ///
+    /// What planes are predicted from are reconstructions, of a codec that is not there yet. So a part of the chunks is enough at
+    /// first: once with references of the pipeline before, or as they were, once more with the outcome if the predictor is new; at
+    /// last come all chunks.
+    fn pipeline(&mut self, pipeline: &Pipeline, seen: &[ToSee<'_, '_>]) -> Result<()> {
+        let tokens: usize = seen.iter().map(|chunk| chunk.range.len()).sum();
+        let some: Vec<ToSee<'_, '_>> = seen.iter().step_by((tokens / SOME_TOKENS).max(1)).cloned().collect();
+        let before = std::mem::take(&mut self.reconstructions);
+        let views: Vec<KvView<'_>> = before.iter().map(KvCache::view).collect();
+        let fits = |(chunk, view): (&ToSee<'_, '_>, &KvView<'_>)| {
+            (chunk.range.end, chunk.view.first_position()) == (view.tokens(), view.first_position())
+        };
+        let same = views.len() == some.len() && some.iter().zip(&views).all(fits);
+        let start = if same { with_references(&some, &views) } else { some.clone() };
+        let mut plan = self.round(pipeline, seen, &start, false)?;
+        let Some(stage) = plan.predictor_stage() else {
+            self.reconstructions = before;
+            return Ok(());
+        };
+        if !self.sections.iter().any(|(known, _)| *known == pipeline.specs()[..=stage]) {
+            let decoded = reconstruct(&plan, &some)?;
+            let views: Vec<KvView<'_>> = decoded.iter().map(KvCache::view).collect();
+            plan = self.round(pipeline, seen, &with_references(&some, &views), false)?;
+        }
+        drop(start);
+        let mut decoded = reconstruct(&plan, seen)?;
+        let views: Vec<KvView<'_>> = decoded.iter().map(KvCache::view).collect();
+        self.round(pipeline, seen, &with_references(seen, &views), true)?;
+        drop(views);
+        let step = (tokens / SOME_TOKENS).max(1);
+        let mut number = 0..;
+        decoded.retain(|_| number.next().is_some_and(|number: usize| number % step == 0));
+        self.reconstructions = decoded;
+        Ok(())
+    }
+
+    /// Calibrates what is not known: stages that predict, and those behind them, on the chunks of `closed`, the others on all. Of the
+    /// former, what a round makes that is not the `last` is not kept.
+    fn round(
+        &mut self,
+        pipeline: &Pipeline,
+        seen: &[ToSee<'_, '_>],
+        closed: &[ToSee<'_, '_>],
+        last: bool,
+    ) -> Result<Plan> {
+        let Self { geometry, statistics, progress, ref mut sections, .. } = *self;
+        let mut passing = Vec::new();
+        let mut supply = |stage: usize, wanted: &Wanted<'_>, cx: &BindCx<'_>, front: &Front| {
+            let stages = &pipeline.specs()[..=stage];
+            if let Some((_, data)) = sections.iter().chain(&passing).find(|(known, _)| known == stages) {
+                return Ok(StageData::clone(data));
+            }
+            let cx = cx.with_statistics(statistics);
+            let references = |calibrator: Box<dyn Calibrator>| {
+                front.planes().iter().any(|plane| !calibrator.references(plane).is_empty())
+            };
+            let predicts = front.predicts() || wanted.calibrator(&cx).is_some_and(references);
+            // Grades depend on no stage: transforms are shown them, too.
+            let quantizer = pipeline.quantizer().calibrator(&cx);
+            let chunks = if predicts { closed } else { seen };
+            let data = gather(wanted, &cx, front, quantizer.as_deref(), chunks, progress)?;
+            let to = if predicts && !last { &mut passing } else { &mut *sections };
+            to.push((stages.to_vec(), data.clone()));
+            Ok(data)
+        };
+        Plan::bind_with(pipeline, geometry, Source::Profile, &mut supply)
+    }
+}
+
+/// Chunks whose planes are predicted from others than their own.
+fn with_references<'a, 'v>(chunks: &[ToSee<'a, 'v>], decoded: &'a [KvView<'v>]) -> Vec<ToSee<'a, 'v>> {
+    chunks.iter().zip(decoded).map(|(chunk, decoded)| ToSee { decoded, ..chunk.clone() }).collect()
+}
+
+fn reconstruct(plan: &Plan, chunks: &[ToSee<'_, '_>]) -> Result<Vec<KvCache>> {
+    chunks.iter().map(|chunk| decoded(plan, chunk)).collect()
+}
 
 /// What a decoder would make of a chunk: all tokens up to its end, those before it being zeros.
 fn decoded(plan: &Plan, chunk: &ToSee<'_, '_>) -> Result<KvCache> {

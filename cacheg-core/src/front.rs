@@ -117,6 +117,11 @@ impl Front {
         Ok(())
     }
 
+    /// The number of the transform that predicts planes from others.
+    pub(crate) fn predictor(&self) -> Option<usize> {
+        self.predictor
+    }
+
     /// Whether planes are predicted from others: then they are decoded in their order.
     pub(crate) fn predicts(&self) -> bool {
         self.predictor.is_some()

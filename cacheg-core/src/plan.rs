@@ -157,6 +157,12 @@ impl Plan {
         self.specs.len().saturating_sub(2)
     }
 
+    /// The place among the stages of the one that predicts planes from others.
+    pub(crate) fn predictor_stage(&self) -> Option<usize> {
+        let first = self.specs.len().saturating_sub(self.front.stages().0.len() + 2);
+        self.front.predictor().map(|transform| first + transform)
+    }
+
     /// Hash of the profile this plan depends on.
     pub fn profile(&self) -> Option<&str> {
         self.profile.as_deref()

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::json;
 use crate::spec::StageSpec;
 use crate::tensor_file::{Header, quoted};
-use crate::{Error, Geometry, Limits, Result, StageData};
+use crate::{Error, Geometry, Limits, Pipeline, Result, StageData};
 
 /// Major and minor version of the file.
 const VERSION: &str = "0.1";
@@ -85,6 +85,16 @@ impl Profile {
         let hash = hash(&bytes);
         let statistics = statistics.map(str::to_owned);
         Ok(Self { geometry, sections, tokens, contexts, statistics, bytes, hash })
+    }
+
+    /// What a pipeline needs of it, as a profile of its own.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn only(&self, pipeline: &Pipeline) -> Result<Self> {
+        let needed = self.sections.iter().filter(|section| pipeline.specs().starts_with(&section.stages));
+        let sections = needed.map(|section| (section.stages.clone(), section.data.clone())).collect();
+        Self::new(self.geometry.clone(), sections, self.contexts, self.tokens, self.statistics.as_deref())
     }
 
     /// Reads a profile.

@@ -111,12 +111,15 @@ fn units(args: &Args, statistics: &Statistics) -> Result<Vec<Unit>> {
             return Err(Error::setting(format!("--layers {layer}: the model has {count}, from 0 on")));
         }
         for plane in planes {
-            let (head, dim) = (layer % plane.shape.heads as usize, plane.shape.head_dim as usize);
+            let (all, dim) = (plane.shape.heads as usize, plane.shape.head_dim as usize);
+            let heads = if args.every_head { 0..all } else { layer % all..layer % all + 1 };
             let sensitivity = statistics.sensitivity(&plane);
-            let matrix = &sensitivity[head * dim * dim..][..dim * dim];
-            let trace: f64 = matrix.iter().step_by(dim + 1).sum();
-            let sigma = args.noise * deviation(statistics, &plane, Some(head));
-            units.push(Unit { head, sigma, moved: sigma * sigma * trace, plane });
+            for head in heads {
+                let matrix = &sensitivity[head * dim * dim..][..dim * dim];
+                let trace: f64 = matrix.iter().step_by(dim + 1).sum();
+                let sigma = args.noise * deviation(statistics, &plane, Some(head));
+                units.push(Unit { head, sigma, moved: sigma * sigma * trace, plane: plane.clone() });
+            }
         }
     }
     Ok(units)

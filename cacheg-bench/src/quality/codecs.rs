@@ -1,6 +1,7 @@
 //! Codecs by name, and KV caches through them and back.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use cacheg::core::{Cpu, Plan, ResultExt, Statistics, calibrate_with};
@@ -133,6 +134,20 @@ fn one(name: &str) -> Result<Codec> {
     })
 }
 
+/// The pipelines of all levels of a codec that were asked for, with those that are calibrated before them.
+fn together(codec: &Codec, codecs: &[Codec], registry: &Registry) -> Result<Vec<Pipeline>> {
+    let levels = codecs.iter().filter(|other| {
+        (&other.codec, other.chunk_tokens, other.source) == (&codec.codec, codec.chunk_tokens, codec.source)
+    });
+    let mut specs: Vec<&String> = Vec::new();
+    for spec in levels.flat_map(|level| level.before.iter().chain([&level.spec])) {
+        if !specs.contains(&spec) {
+            specs.push(spec);
+        }
+    }
+    specs.into_iter().map(|spec| Pipeline::parse(registry, spec)).collect()
+}
+
 /// A codec that is ready to run.
 pub(crate) struct Ready<'r> {
     pub(crate) codec: Codec,
@@ -174,27 +189,49 @@ pub(crate) fn wants_profile(codec: &Codec, registry: &Registry, geometry: &Geome
 }
 
 impl<'r> Ready<'r> {
-    /// Calibrates, if the codec wants it.
-    pub(crate) fn new(
-        codec: Codec,
+    /// Calibrates those that want it: levels of one codec together, as they share stages. Calls `done` after each.
+    pub(crate) fn all(
+        codecs: Vec<Codec>,
         registry: &'r Registry,
         geometry: &Geometry,
         calibration: &[KvView<'_>],
         statistics: Option<&Statistics>,
-    ) -> Result<Self> {
-        if codec.source == Source::Text {
-            return Ok(Self { codec, registry, encoder: None, profile: None });
+        done: &dyn Fn(),
+    ) -> Result<Vec<Self>> {
+        let mut shared: BTreeMap<(String, usize), Profile> = BTreeMap::new();
+        let mut all = Vec::with_capacity(codecs.len());
+        for codec in &codecs {
+            let mut ready = || {
+                if codec.source == Source::Text {
+                    return Ok(Self { codec: codec.clone(), registry, encoder: None, profile: None });
+                }
+                let pipeline = Pipeline::parse(registry, &codec.spec)?;
+                let mut profile = None;
+                if wants_profile(codec, registry, geometry)? {
+                    let key = (codec.codec.clone(), codec.chunk_tokens);
+                    let of_all = match shared.entry(key) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => {
+                            let pipelines = together(codec, &codecs, registry)?;
+                            let chunk_tokens = codec.chunk_tokens;
+                            new.insert(calibrate_with(
+                                &pipelines,
+                                calibration,
+                                chunk_tokens,
+                                statistics,
+                                &|_| (),
+                            )?)
+                        }
+                    };
+                    profile = Some(of_all.only(&pipeline)?);
+                }
+                let encoder = Some(Encoder::new(pipeline, geometry, profile.as_ref())?);
+                Ok(Self { codec: codec.clone(), registry, encoder, profile })
+            };
+            all.push(ready().map_err(|e: Error| e.at(codec.name()))?);
+            done();
         }
-        let pipeline = || Pipeline::parse(registry, &codec.spec);
-        let pipelines = || {
-            let all = codec.before.iter().chain([&codec.spec]);
-            all.map(|spec| Pipeline::parse(registry, spec)).collect::<Result<Vec<_>>>()
-        };
-        let profile = wants_profile(&codec, registry, geometry)?
-            .then(|| calibrate_with(&pipelines()?, calibration, codec.chunk_tokens, statistics, &|_| ()))
-            .transpose()?;
-        let encoder = Some(Encoder::new(pipeline()?, geometry, profile.as_ref())?);
-        Ok(Self { codec, registry, encoder, profile })
+        Ok(all)
     }
 
     /// Whether it has to know how much attention each token got.
@@ -270,14 +307,19 @@ mod tests {
         }
     }
 
+    /// Without a profile.
+    fn ready<'r>(codec: Codec, registry: &'r Registry, geometry: &Geometry) -> Ready<'r> {
+        let all = Ready::all(vec![codec], registry, geometry, &[], None, &|| ());
+        all.unwrap().pop().unwrap()
+    }
+
     #[test]
     fn f16_is_the_same_bits() {
         let registry = cacheg::builtins().unwrap();
         let sample = cacheg::sample().unwrap();
         let cache = KvCache::copy_of(&sample.view(), 0, 20);
         let codec = one("f16").unwrap();
-        let coded =
-            Ready::new(codec, &registry, cache.geometry(), &[], None).unwrap().run(&cache.view()).unwrap();
+        let coded = ready(codec, &registry, cache.geometry()).run(&cache.view()).unwrap();
         assert_eq!(coded.decoded.cache, cache);
         let values = cache.geometry().values_per_token() * 20;
         let bits = coded.bytes as f64 * 8.0 / values as f64;
@@ -295,7 +337,7 @@ mod tests {
         let cache = KvCache::copy_of(&sample.view(), 0, 64);
         let values = (cache.geometry().values_per_token() * 64) as f64;
         let parts = |name: &str| {
-            let ready = Ready::new(one(name).unwrap(), &registry, cache.geometry(), &[], None).unwrap();
+            let ready = ready(one(name).unwrap(), &registry, cache.geometry());
             ready.run(&cache.view()).unwrap().parts.per_value(values).named().map(|(_, bits)| bits)
         };
         // An f16 for 32 values.

@@ -232,12 +232,7 @@ pub(crate) fn calibrated<'r>(
     for (cache, importance) in &caches {
         views.push(cache.view().with_importance(importance.as_ref())?);
     }
-    let mut ready = Vec::new();
-    for codec in codecs {
-        let name = codec.name();
-        ready.push(Ready::new(codec, registry, geometry, &views, statistics).map_err(|e| e.at(name))?);
-        bar.inc(1);
-    }
+    let ready = Ready::all(codecs, registry, geometry, &views, statistics, &|| bar.inc(1))?;
     bar.finish_and_clear();
     Ok(ready)
 }
