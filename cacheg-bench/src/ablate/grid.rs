@@ -10,7 +10,7 @@ use toml::Value;
 
 use crate::quality::codecs::{self, Codec};
 use crate::quality::source::Source;
-use crate::quality::topics;
+use crate::quality::{contexts, topics};
 
 /// More combinations than these are a slip.
 const MOST: usize = 10_000;
@@ -148,7 +148,7 @@ impl Grid {
 fn relative(name: &str, folder: &Path) -> String {
     let join = |path: &str| folder.join(path).to_string_lossy().into_owned();
     match (name, name.strip_prefix("longchat:")) {
-        ("default" | topics::NAME, _) => name.to_owned(),
+        ("default" | topics::NAME | contexts::FOREIGN_NAME, _) => name.to_owned(),
         (_, Some(path)) => format!("longchat:{}", join(path)),
         (_, None) => join(name),
     }
@@ -362,7 +362,7 @@ mod tests {
     fn holes_make_all_combinations() {
         let grid = parse(
             r#"
-            contexts = ["default", "a.txt", "longchat:b.jsonl", "/c.txt"]
+            contexts = ["default", "foreign", "a.txt", "longchat:b.jsonl", "/c.txt"]
             tokens = 512
             codecs = ["q8, fast@2"]
             [[grid]]
@@ -387,7 +387,7 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(grid.contexts, ["default", "/g/a.txt", "longchat:/g/b.jsonl", "/c.txt"]);
+        assert_eq!(grid.contexts, ["default", "foreign", "/g/a.txt", "longchat:/g/b.jsonl", "/c.txt"]);
         assert_eq!((grid.tokens, grid.continuation, grid.calibration.len()), (512, 256, 1));
         let thirds = "mean step=0.5,1,1.5";
         assert_eq!(

@@ -25,7 +25,16 @@ pub(crate) const TEST: Texts = texts!("test": "novel-1", "novel-2", "prose-1", "
 
 /// What profiles are calibrated on.
 pub(crate) const CALIBRATION: Texts = texts!("calibration": "novel-1", "novel-2", "prose-1", "prose-2", "code-1",
-    "code-2", "licence-1", "licence-2", "chat-1");
+    "code-2", "licence-1", "licence-2", "chat-1", "novel-3", "novel-4", "novel-5", "novel-6", "prose-3", "prose-4",
+    "prose-5", "prose-6", "code-3", "code-4", "code-5", "code-6", "licence-3", "licence-4", "chat-2", "chat-3", "chat-4",
+    "table-1");
+
+/// Of kinds that no calibration text has.
+pub(crate) const FOREIGN: Texts = texts!("test": "foreign-french", "foreign-german", "foreign-spanish", "foreign-c",
+    "foreign-perl", "foreign-shell", "foreign-html", "foreign-json");
+
+/// What [`FOREIGN`] is called on the command line.
+pub(crate) const FOREIGN_NAME: &str = "foreign";
 
 /// In front of a file of JSON lines, as LongChat has them.
 pub(super) const LONGCHAT: &str = "longchat:";
@@ -45,7 +54,7 @@ pub(super) struct Line {
     pub(super) label: Value,
 }
 
-/// Reads what the command line names: `default`, `longchat:FILE`, or a text file.
+/// Reads what the command line names: `default`, `foreign`, `longchat:FILE`, or a text file.
 pub(crate) fn read(wanted: &[String], default: Texts, tokenizer: &Tokenizer) -> Result<Vec<Context>> {
     let mut contexts = Vec::new();
     let mut add = |name: String, text: &str| -> Result<()> {
@@ -54,8 +63,13 @@ pub(crate) fn read(wanted: &[String], default: Texts, tokenizer: &Tokenizer) -> 
         Ok(())
     };
     for name in wanted {
-        if name == "default" {
-            default.iter().try_for_each(|(name, text)| add((*name).to_owned(), text))?;
+        let texts = match &name[..] {
+            "default" => Some(default),
+            FOREIGN_NAME => Some(FOREIGN),
+            _ => None,
+        };
+        if let Some(texts) = texts {
+            texts.iter().try_for_each(|(name, text)| add((*name).to_owned(), text))?;
         } else if let Some(path) = name.strip_prefix(LONGCHAT) {
             let lines = load(Path::new(path))?;
             for (index, line) in lines.lines().filter(|line| !line.trim().is_empty()).enumerate() {

@@ -46,8 +46,9 @@ use measure::{Lengths, Outcome, Task};
 /// answer, in nats per token, and delta_label_nll, its change.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Texts to judge by: `default` (ten of five kinds, and `topics`), `topics` (ten records for retrieval alone), text
-    /// files, `longchat:FILE` (JSON lines with `prompt` and, for retrieval, `label`)
+    /// Texts to judge by: `default` (ten of five kinds, and `topics`), `topics` (ten records for retrieval alone),
+    /// `foreign` (eight of kinds that no calibration text has), text files, `longchat:FILE` (JSON lines with `prompt`
+    /// and, for retrieval, `label`)
     #[arg(long, num_args = 1.., default_value = "default")]
     contexts: Vec<String>,
     /// Texts to calibrate profiles on, in the same way; they must not share runs of 12 tokens with the contexts
