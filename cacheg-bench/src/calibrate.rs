@@ -55,10 +55,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     continuation: u32,
     /// Previous layers that cross moments reach back to
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(..=64))]
+    #[arg(long, value_name = "N", default_value_t = WINDOW, value_parser = clap::value_parser!(u32).range(..=64))]
     window: u32,
     /// Tokens left out at the beginning of each context (attention sinks)
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = SINKS)]
     sinks: u32,
     /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
@@ -98,6 +98,30 @@ fn open(args: &Args, default: contexts::Texts, least: u32) -> Result<(PathBuf, M
     Ok((path, model, texts))
 }
 
+/// Tokens left out at the beginning of each context, and layers that cross moments reach back to, unless told otherwise.
+pub(crate) const SINKS: u32 = 4;
+pub(crate) const WINDOW: u32 = 2;
+
+/// Statistics of texts, the last tokens of each being read on the others.
+pub(crate) fn statistics_of(
+    model: &Model,
+    texts: &[Context],
+    continuation: usize,
+    sinks: u32,
+    window: u32,
+) -> Result<Statistics> {
+    let mut calibration = Calibration::new(model, sinks, window)?;
+    let bar = progress(texts.iter().map(|text| text.ids.len() as u64).sum(), "statistics");
+    for text in texts {
+        let before = bar.position();
+        let (context, continuation) = text.ids.split_at(text.ids.len().saturating_sub(continuation));
+        let done = |done: usize, _: usize| bar.set_position(before + done as u64);
+        calibration.add(&text.name, context, continuation, &done)?;
+    }
+    bar.finish_and_clear();
+    Ok(calibration.into_statistics())
+}
+
 fn gather(args: &Args, output: &Path) -> Result<()> {
     let mut out = OutputFile::create(output, args.force)?;
     let earlier = args.extend.as_deref().map(Statistics::open).transpose()?;
@@ -106,19 +130,11 @@ fn gather(args: &Args, output: &Path) -> Result<()> {
         earlier.check_model(model.geometry())?;
     }
     let start = Instant::now();
-    let mut calibration = Calibration::new(&model, args.sinks, args.window)?;
-    let bar = progress(texts.iter().map(|text| text.ids.len() as u64).sum(), "calibrating");
-    for text in &texts {
-        let before = bar.position();
-        let (context, continuation) = text.ids.split_at(text.ids.len() - args.continuation as usize);
-        calibration
-            .add(&text.name, context, continuation, &|done, _| bar.set_position(before + done as u64))?;
-    }
-    bar.finish_and_clear();
+    let own = statistics_of(&model, &texts, args.continuation as usize, args.sinks, args.window)?;
     let statistics = match earlier {
-        None => calibration.into_statistics(),
+        None => own,
         Some(mut earlier) => {
-            earlier.merge(&calibration.into_statistics())?;
+            earlier.merge(&own)?;
             earlier
         }
     };

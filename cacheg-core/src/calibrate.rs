@@ -192,7 +192,7 @@ fn decoded(plan: &Plan, chunk: &ToSee<'_, '_>) -> Result<KvCache> {
     let ToSee { view, range, .. } = chunk;
     let mut cache = KvCache::zeros(plan.geometry(), range.end, view.first_position());
     let layout = plan.layout(range.len());
-    let grades = Grades::choose(plan.front.grader(), plan.planes(), view, range)?;
+    let grades = Grades::choose(plan.front.grader(), plan.planes(), view, range, 0.0)?;
     let tiles = crate::chunk::all_tiles(plan, view, range, &grades, &layout, &|_| ())?;
     let bytes = |index: usize| Ok(&tiles[index].1[..tiles[index].0 as usize]);
     let position = view.first_position() + range.start as u64;
@@ -237,7 +237,7 @@ fn gather(
     if grader.is_some() {
         front.check_grades()?;
     }
-    let graded = chunks.iter().map(|chunk| Grades::choose(grader, planes, chunk.view, &chunk.range));
+    let graded = chunks.iter().map(|chunk| Grades::choose(grader, planes, chunk.view, &chunk.range, 0.0));
     let graded = graded.collect::<Result<Vec<_>>>()?;
     let total: u64 = chunks.iter().map(|chunk| chunk.range.len() as u64).sum();
     let one = |scratch: &mut SymbolScratch, plane: &Plane| -> Result<StageData> {

@@ -53,6 +53,8 @@ pub struct GradeCx<'a> {
     pub position: u64,
     /// How much attention the KV cache's tokens got, if that is known.
     pub importance: Option<&'a Importance>,
+    /// To be added to what grades are rounded from: for fewer bits (below 0) or more than is usual.
+    pub shift: f64,
 }
 
 /// The grades of a chunk's coded rows.
@@ -101,12 +103,13 @@ impl Grades {
         all
     }
 
-    /// Grades rows of a view.
+    /// Grades rows of a view, `shift` above what is usual.
     pub(crate) fn choose(
         grader: Option<&dyn Grader>,
         planes: &[Plane],
         view: &KvView<'_>,
         range: &Range<usize>,
+        shift: f64,
     ) -> Result<Self> {
         let Some(grader) = grader else { return Ok(Self::default()) };
         let mut grades = Self::zeros(view.geometry(), range.len());
@@ -127,6 +130,7 @@ impl Grades {
                 context: view.tokens(),
                 position: view.first_position() + range.start as u64,
                 importance: view.importance(),
+                shift,
             };
             grader.grade(&cx, grades).at(|| format!("layer {layer}"))?;
             if grades.iter().all(|grade| usize::from(*grade) < GRADES) {

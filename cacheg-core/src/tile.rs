@@ -702,7 +702,7 @@ pub fn tile_work(plan: &Plan, view: &KvView<'_>, work: &mut dyn FnMut(&str, &mut
     let tiles: Vec<Tile> = (0..layout.tiles().min(plan.batch())).map(|index| layout.tile(index)).collect();
     let mut scratch = Scratch::new(plan);
     scratch.reserve(plan, &layout);
-    let grades = Grades::choose(plan.front.grader(), plan.planes(), view, &(0..view.tokens()))?;
+    let grades = Grades::choose(plan.front.grader(), plan.planes(), view, &(0..view.tokens()), 0.0)?;
     let mut bytes = vec![Vec::with_capacity(1 << 20); tiles.len()];
     let mut result = Ok(());
     work("encode", &mut || {

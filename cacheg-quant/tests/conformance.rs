@@ -77,6 +77,18 @@ mod klt {
     }
 }
 
+/// What is left becomes integers on a grid; predictors of values that have nothing to do with each other are next to nothing.
+mod predict {
+    super::conformance! {
+        transform: cacheg_quant::predict::PLUGIN,
+        specs: ["predict", "predict(layers=2;v-from-k=false)", "predict(fit=3;layers=7)"],
+        tolerance: 1e-3,
+        sources: &[cacheg_core::Source::Profile],
+        allocations: true,
+        golden: "tests/golden",
+    }
+}
+
 /// Absmax: at most half of `max / C`, plus what the rounded-up scale adds.
 mod bins {
     super::conformance! {
@@ -104,7 +116,7 @@ mod bins_by_sigma {
 mod steps {
     super::conformance! {
         quantizer: cacheg_quant::steps::PLUGIN,
-        specs: ["steps", "steps(step=0.03;reach=127)", "steps(step=3;reach=1)"],
+        specs: ["steps", "steps(step=0.03;reach=127)", "steps(step=3;reach=1)", "steps(importance=attention;step=0.3)"],
         allocations: true,
         golden: "tests/golden",
     }

@@ -30,6 +30,7 @@ pub mod levels;
 pub mod output;
 mod presets;
 #[cfg(feature = "cli")]
+pub mod rate;
 pub mod report;
 #[cfg(feature = "net")]
 pub mod timeline;
@@ -57,3 +58,14 @@ pub use presets::{PRESETS, Preset, preset};
 pub fn sample() -> Result<KvFile> {
     KvFile::from_bytes(&include_bytes!("../sample/smollm2-135m-novel.safetensors")[..], &Limits::default())
 }
+
+/// A profile of the sample's model for level 3 of the preset `predictive-key`, made from other texts (`cacheg/sample/README.md`).
+///
+/// # Errors
+/// Never, unless the crate was built from a damaged checkout.
+pub fn sample_profile() -> Result<Profile> {
+    Profile::from_bytes(include_bytes!("../sample/smollm2-135m.cgprof").to_vec())
+}
+
+/// Preset and level that [`sample_profile`] is for.
+pub const SAMPLE_PROFILE: (&str, usize) = ("predictive-key", 3);

@@ -42,6 +42,8 @@ pub(crate) struct Codec {
     pub(crate) chunk_tokens: usize,
     /// Data of stages comes from a profile, if they want any.
     pub(crate) profile: bool,
+    /// Its profile is made with statistics. (Of specs nobody says so.)
+    pub(crate) statistics: bool,
 }
 
 impl Codec {
@@ -58,6 +60,12 @@ pub(crate) fn parse(lists: &[String]) -> Result<Vec<Codec>> {
         for name in split(list) {
             match name {
                 "default" => codecs.extend(parse(&[DEFAULT.to_owned()])?),
+                "all" => {
+                    codecs.extend(parse(&[DEFAULT.to_owned()])?);
+                    for name in with_statistics() {
+                        codecs.push(one(&name)?);
+                    }
+                }
                 name => codecs.push(one(name)?),
             }
         }
@@ -75,7 +83,14 @@ pub(crate) fn of_spec(codec: String, level: Option<usize>, spec: String) -> Code
         before: Vec::new(),
         chunk_tokens: CHUNK_TOKENS,
         profile: true,
+        statistics: false,
     }
+}
+
+/// Every level of the presets whose profiles are made with statistics.
+fn with_statistics() -> impl Iterator<Item = String> {
+    let presets = cacheg::PRESETS.iter().filter(|preset| preset.statistics);
+    presets.flat_map(|preset| (0..preset.levels.len()).map(|level| format!("{}@{level}", preset.name)))
 }
 
 fn split(list: &str) -> impl Iterator<Item = &str> {
@@ -130,6 +145,7 @@ fn one(name: &str) -> Result<Codec> {
         before: before.iter().map(|spec| (*spec).to_owned()).collect(),
         chunk_tokens: preset.chunk_tokens,
         profile: !WITHOUT_PROFILE.contains(&preset.name),
+        statistics: preset.statistics,
         source: Source::Context,
     })
 }
@@ -280,6 +296,10 @@ mod tests {
         let registry = cacheg::builtins().unwrap();
         let all = parse(&["default".into()]).unwrap();
         assert_eq!(all.len(), 23);
+        let more = parse(&["all".into()]).unwrap();
+        assert_eq!(more[..23], all[..]);
+        let made: Vec<String> = more[23..].iter().filter(|codec| codec.statistics).map(Codec::name).collect();
+        assert!(made.len() == more.len() - 23 && made.contains(&"predictive-key@3".to_owned()), "{made:?}");
         for codec in all.iter().filter(|codec| codec.source != Source::Text) {
             Pipeline::parse(&registry, &codec.spec).unwrap();
         }

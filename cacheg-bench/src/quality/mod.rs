@@ -54,7 +54,8 @@ pub(crate) struct Args {
     /// Texts to calibrate profiles on, in the same way; they must not share runs of 12 tokens with the contexts
     #[arg(long, num_args = 1.., default_value = "default")]
     calibration: Vec<String>,
-    /// `default`, presets (`fast@2` is level 2), `f16`, spec strings, `text` (zstd, prefilled again); separated by commas.
+    /// `default`, `all` (those and all levels of presets that take statistics), presets (`fast@2` is level 2), `f16`, spec
+    /// strings, `text` (zstd, prefilled again); separated by commas.
     /// `h2o(keep=0.5)+CODEC` drops tokens first; `prune(keep=0.8)+CODEC` prefills only the tokens that say most
     #[arg(long, num_args = 1.., default_value = "default")]
     codecs: Vec<String>,
@@ -70,7 +71,8 @@ pub(crate) struct Args {
     /// GGUF file, folder with config.json and safetensors files, or name of a fetched model [default: smollm2]
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Statistics to calibrate profiles with, from `cacheg-bench calibrate`
+    /// Statistics to calibrate profiles with, from `cacheg-bench calibrate`; without, presets that take some have them
+    /// gathered from the calibration texts first
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
     /// Every context's rows as comma-separated values
@@ -197,7 +199,7 @@ pub(crate) fn texts(
     test.extend(asked);
     let mut calibration = contexts::read(calibration, contexts::CALIBRATION, tokenizer)?;
     // Shorter ones will do.
-    calibration.iter_mut().for_each(|context| context.ids.truncate(lengths.tokens));
+    calibration.iter_mut().for_each(|context| context.ids.truncate(lengths.tokens + lengths.continuation));
     contexts::check_disjoint(&calibration, &test)?;
     if test.is_empty() {
         return Err(Error::data("no contexts"));
@@ -215,6 +217,14 @@ pub(crate) fn calibrated<'r>(
     statistics: Option<&Statistics>,
 ) -> Result<Vec<Ready<'r>>> {
     let geometry = model.geometry();
+    let gathered = match statistics {
+        None if codecs.iter().any(|codec| codec.statistics) => {
+            let (sinks, window) = (crate::calibrate::SINKS, crate::calibrate::WINDOW);
+            Some(crate::calibrate::statistics_of(model, calibration, lengths.continuation, sinks, window)?)
+        }
+        _ => None,
+    };
+    let statistics = statistics.or(gathered.as_ref());
     let mut wanted = false;
     for codec in &codecs {
         wanted |= codecs::wants_profile(codec, registry, geometry).map_err(|e| e.at(codec.name()))?;

@@ -58,13 +58,15 @@ impl EncodedChunk {
 }
 
 /// Encodes chunks of one model by one pipeline.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Encoder {
     pipeline: Pipeline,
     geometry: Geometry,
-    selector: Option<Selector>,
+    selector: Option<Arc<Selector>>,
     /// Bound once if no stage has to be calibrated on each chunk.
     plan: Option<Arc<Plan>>,
+    /// Of grades, in half-octaves.
+    shift: f64,
 }
 
 impl Encoder {
@@ -82,8 +84,19 @@ impl Encoder {
                 Err(error) => return Err(error),
             },
         };
-        let selector = pipeline.select().map(|select| Selector::new(select, geometry)).transpose()?;
-        Ok(Self { pipeline, geometry: geometry.clone(), selector, plan })
+        let selector =
+            pipeline.select().map(|select| Selector::new(select, geometry).map(Arc::new)).transpose()?;
+        Ok(Self { pipeline, geometry: geometry.clone(), selector, plan, shift: 0.0 })
+    }
+
+    /// The same with all grades so many half-octaves of step above the usual, each rounded by itself, so that rates between any two
+    /// can be had: finer steps and more bits above 0, coarser ones below. Decoders need not be told.
+    ///
+    /// `None` if the pipeline does not grade tokens, or is calibrated on each chunk.
+    #[must_use]
+    pub fn shifted(&self, half_octaves: f64) -> Option<Self> {
+        let graded = self.plan.as_ref().is_some_and(|plan| plan.front.grader().is_some());
+        (graded && half_octaves.is_finite()).then(|| Self { shift: half_octaves, ..self.clone() })
     }
 
     /// Encodes the tokens `range` of a view. Values done are counted on `progress`.
@@ -150,7 +163,7 @@ impl Encoder {
             }
         };
         let layout = plan.layout(inner.len());
-        let grades = Grades::choose(plan.front.grader(), plan.planes(), view, &inner)?;
+        let grades = Grades::choose(plan.front.grader(), plan.planes(), view, &inner, self.shift)?;
         let tiles = all_tiles(plan, view, &inner, &grades, &layout, progress)?;
         progress((exact.first + exact.last) as u64 * self.geometry.values_per_token());
         // What a stage that says which tokens are coded has to carry, whether or not others carry anything.

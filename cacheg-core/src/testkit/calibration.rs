@@ -3,8 +3,9 @@
 use super::bind::{Setup, Unbound, bind_cx, each};
 use super::models::{Model, models, part_rows};
 use super::suite::{Within, ensure, survive};
-use super::{Check, Failure, Suite};
-use crate::{Part, PartCx, Source, StageData, TileCx};
+use super::transform::references;
+use super::{Check, Failure, Suite, kv_like};
+use crate::{Part, PartCx, Seen, Source, StageData, TileCx};
 
 /// Tokens of the chunks that calibrators are shown.
 const CHUNKS: [usize; 3] = [64, 64, 7];
@@ -32,11 +33,20 @@ fn gather<S: Unbound + ?Sized>(
     let mut planes = Vec::new();
     for (plane, parts) in model.planes.iter().zip(parts) {
         let mut accumulator = calibrator.accumulator(plane);
+        let wanted = calibrator.references(plane);
         for (chunk, &rows) in chunks.iter().enumerate() {
             let tile = TileCx::new(plane, 0, rows, 0);
             for (index, part) in parts.iter().enumerate() {
                 let cx = PartCx::new(index, part.role, part_rows(part.role, rows), part.cols);
                 let seed = (plane.index * 64 + index * 8 + chunk) as u64;
+                if !wanted.is_empty() {
+                    let references = references(&model.planes, &wanted, &tile);
+                    let views: Vec<_> = references.iter().map(|rows| rows.view()).collect();
+                    let values = kv_like(plane.shape.dtype, cx.role, cx.rows, cx.cols, seed);
+                    let seen = Seen::Predicted(values.view(), &views);
+                    accumulator.observe(&tile, &cx, seen).within(|| "observe".to_owned())?;
+                    continue;
+                }
                 S::show(&mut *accumulator, &tile, &cx, part, seed).within(|| "observe".to_owned())?;
             }
         }

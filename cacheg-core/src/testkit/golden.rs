@@ -42,7 +42,7 @@ pub fn transform(suite: &Suite, dir: &Path) -> Check {
             let x = input(old, &name("input"), (ROWS, plane.channels()), || {
                 kv_like(plane.shape.dtype, Role::Whole, ROWS, plane.channels(), plane.index as u64)
             })?;
-            let driven = drive(&*setup.bound, &tile, &x, PLAIN)?;
+            let driven = drive((&*setup.bound, &setup.model.planes), &tile, &x, PLAIN)?;
             put(new, &name("input"), &x);
             for (index, part) in driven.parts.iter().enumerate() {
                 put(new, &name(&format!("part.{index}")), part);

@@ -8,7 +8,9 @@ use super::grid::{Grid, Lie, POISONS, Poison, largest, same_bits, same_bytes};
 use super::models::part_rows;
 use super::suite::{Within, ensure, survive};
 use super::{Check, Failure, Model, Random, Suite, calibration, kv_like, settings, values};
-use crate::{Alphabet, BoundQuantizer, CLASSES, Dtype, Escapes, Part, PartCx, Plane, Quantizer, TileCx};
+use crate::{
+    Alphabet, BoundQuantizer, CLASSES, Dtype, Escapes, GRADES, Part, PartCx, Plane, Quantizer, Role, TileCx,
+};
 
 /// Number of the part's first symbol among the tile's: not 0, so that nobody overlooks it.
 const BASE: u32 = 1000;
@@ -29,9 +31,28 @@ pub(crate) struct Piece<'a> {
     pub(crate) alphabets: Vec<Alphabet>,
 }
 
+/// Grades of some tokens and heads, all of which occur.
+static SOME_GRADES: [u8; 1 << 13] = {
+    let mut grades = [0; 1 << 13];
+    let mut at = 0;
+    while at < grades.len() {
+        grades[at] = (at * at / 3 % GRADES) as u8;
+        at += 1;
+    }
+    grades
+};
+
+/// The tile with grades, of which each token always has the same.
+fn graded(tile: TileCx<'_>) -> TileCx<'_> {
+    let heads = tile.plane.shape.heads as usize;
+    let grades = SOME_GRADES.get(tile.first * heads..(tile.first + tile.rows) * heads);
+    tile.with_grades(grades.unwrap_or_default())
+}
+
 impl<'a> Piece<'a> {
     pub(crate) fn new(bound: &'a dyn BoundQuantizer, tile: TileCx<'a>, index: usize, part: &Part) -> Self {
         let cx = PartCx::new(index, part.role, part_rows(part.role, tile.rows), part.cols);
+        let tile = if bound.grades().is_empty() || part.role != Role::Whole { tile } else { graded(tile) };
         Self { bound, tile, cx, alphabets: bound.alphabets(tile.plane, part, index) }
     }
 

@@ -7,7 +7,7 @@ use super::bind::{Setup, concurrently, each, tiles};
 use super::grid::{Grid, Lie, POISONS, Poison, largest, perturb, same_bits};
 use super::suite::{Within, ensure, survive};
 use super::{Check, Failure, Model, Random, Suite, calibration, kv_like, settings, values};
-use crate::{BoundTransform, Role, TileCx, Transform};
+use crate::{BoundTransform, Plane, Role, TileCx, Transform};
 
 /// A tile's parts, and what the inverse made of them.
 #[derive(Debug)]
@@ -28,9 +28,23 @@ pub(crate) struct How {
 /// Row-major, as the engine mostly does it.
 pub(crate) const PLAIN: How = How { lie: Lie::RowMajor, poison: POISONS[0], loss: None };
 
+/// The same rows of planes that a plane is predicted from, as if they had been decoded: a token's are always the same.
+pub(crate) fn references(planes: &[Plane], wanted: &[usize], tile: &TileCx<'_>) -> Vec<Array2<f32>> {
+    let of = |plane: &Plane| {
+        let mut rows = Array2::zeros((tile.rows, plane.channels()));
+        for (number, mut row) in rows.outer_iter_mut().enumerate() {
+            let seed = ((plane.index + 1) << 32) + tile.first + number;
+            let values = kv_like(plane.shape.dtype, Role::Whole, 1, plane.channels(), seed as u64);
+            row.assign(&values.row(0));
+        }
+        rows
+    };
+    wanted.iter().filter_map(|other| planes.get(*other)).map(of).collect()
+}
+
 /// Forward part by part, then back.
 pub(crate) fn drive(
-    bound: &dyn BoundTransform,
+    (bound, planes): (&dyn BoundTransform, &[Plane]),
     tile: &TileCx<'_>,
     x: &Array2<f32>,
     how: How,
@@ -38,11 +52,14 @@ pub(crate) fn drive(
     let mut random = Random::new(1);
     let x = Grid::of(how.lie, x);
     let specs = bound.parts(tile.plane);
+    let references = references(planes, bound.references(tile.plane), tile);
+    let references: Vec<Grid> = references.iter().map(|rows| Grid::of(how.lie, rows)).collect();
+    ensure(references.is_empty() || specs.len() == 1, || "a predicted plane of several parts".to_owned())?;
     let (mut parts, mut done) = (Vec::new(), Vec::<Grid>::new());
     for (index, part) in specs.iter().enumerate() {
         let rows = bound.part_rows(index, tile.rows);
         let mut out = Grid::poisoned(how.lie, rows, part.cols, how.poison);
-        let views: Vec<_> = done.iter().map(Grid::view).collect();
+        let views: Vec<_> = done.iter().chain(&references).map(Grid::view).collect();
         bound.forward(tile, index, x.view(), &views, out.view_mut()).within(|| format!("part {index}"))?;
         let part = out.to_array();
         done.push(match how.loss {
@@ -51,7 +68,7 @@ pub(crate) fn drive(
         });
         parts.push(part);
     }
-    let views: Vec<_> = done.iter().map(Grid::view).collect();
+    let views: Vec<_> = done.iter().chain(&references).map(Grid::view).collect();
     let mut back = Grid::poisoned(how.lie, tile.rows, tile.plane.channels(), how.poison);
     bound.inverse(tile, &views, back.view_mut()).within(|| "inverse".to_owned())?;
     Ok(Driven { parts, back: back.to_array() })
@@ -149,7 +166,7 @@ pub fn pieces(suite: &Suite) -> Check {
             return Ok(());
         }
         each_tile(setup, true, |tile, x| {
-            let whole = drive(bound, tile, x, PLAIN)?;
+            let whole = drive((bound, &setup.model.planes), tile, x, PLAIN)?;
             let mut begun = vec![0; whole.parts.len()];
             for first in (0..tile.rows).step_by(bound.row_multiple()) {
                 let rows = bound.row_multiple().min(tile.rows - first);
@@ -159,7 +176,12 @@ pub fn pieces(suite: &Suite) -> Check {
                     rows,
                     tile.position.wrapping_add(first as u64),
                 );
-                let got = drive(bound, &piece, &x.slice(s![first..first + rows, ..]).to_owned(), PLAIN)?;
+                let got = drive(
+                    (bound, &setup.model.planes),
+                    &piece,
+                    &x.slice(s![first..first + rows, ..]).to_owned(),
+                    PLAIN,
+                )?;
                 for (index, (part, begun)) in got.parts.iter().zip(&mut begun).enumerate() {
                     let want = whole.parts[index].slice(s![*begun..*begun + part.nrows(), ..]).to_owned();
                     same_bits(&format!("piece from {first}, part {index}"), &want, part)?;
@@ -173,7 +195,12 @@ pub fn pieces(suite: &Suite) -> Check {
                 let mut reversed = x.clone();
                 reversed.invert_axis(Axis(0));
                 let elsewhere = TileCx::new(tile.plane, 0, tile.rows, tile.position.wrapping_add(77));
-                let mut got = drive(bound, &elsewhere, &reversed.as_standard_layout().to_owned(), PLAIN)?;
+                let mut got = drive(
+                    (bound, &setup.model.planes),
+                    &elsewhere,
+                    &reversed.as_standard_layout().to_owned(),
+                    PLAIN,
+                )?;
                 got.parts[0].invert_axis(Axis(0));
                 got.back.invert_axis(Axis(0));
                 same_bits("pointwise, forward", &whole.parts[0], &got.parts[0])?;
@@ -191,12 +218,12 @@ pub fn pieces(suite: &Suite) -> Check {
 pub fn inverts(suite: &Suite) -> Check {
     each::<dyn Transform>(suite, |setup| {
         each_tile(setup, false, |tile, x| {
-            close(x, &drive(&*setup.bound, tile, x, PLAIN)?.back, suite.tolerance)?;
+            close(x, &drive((&*setup.bound, &setup.model.planes), tile, x, PLAIN)?.back, suite.tolerance)?;
             if suite.tolerance > 0.0 {
                 return Ok(());
             }
             let x = values::special(tile.plane.shape.dtype, tile.rows, tile.plane.channels(), 5);
-            close(&x, &drive(&*setup.bound, tile, &x, PLAIN)?.back, 0.0)
+            close(&x, &drive((&*setup.bound, &setup.model.planes), tile, &x, PLAIN)?.back, 0.0)
         })
     })
 }
@@ -231,7 +258,7 @@ pub fn closed_loop(suite: &Suite) -> Check {
             }
             tested = true;
             let loss = Some(0.25 * largest(x));
-            let back = drive(bound, tile, x, How { loss, ..PLAIN })?.back;
+            let back = drive((bound, &setup.model.planes), tile, x, How { loss, ..PLAIN })?.back;
             // Errors of the lossy parts make the numbers larger, and with them the rounding.
             let allowed = 2.0 * suite.tolerance.max(f32::EPSILON) * largest(x);
             let off = |(x, back): (&f32, &f32)| (x - back).abs() > allowed || back.is_nan();
@@ -252,7 +279,8 @@ pub fn closed_loop(suite: &Suite) -> Check {
 pub fn overwrites(suite: &Suite) -> Check {
     each::<dyn Transform>(suite, |setup| {
         each_tile(setup, true, |tile, x| {
-            let [a, b] = POISONS.map(|poison| drive(&*setup.bound, tile, x, How { poison, ..PLAIN }));
+            let [a, b] = POISONS
+                .map(|poison| drive((&*setup.bound, &setup.model.planes), tile, x, How { poison, ..PLAIN }));
             same("a buffer is not overwritten whole", &a?, &b?)
         })
     })
@@ -265,10 +293,12 @@ pub fn overwrites(suite: &Suite) -> Check {
 pub fn strides(suite: &Suite) -> Check {
     each::<dyn Transform>(suite, |setup| {
         each_tile(setup, true, |tile, x| {
-            let want = drive(&*setup.bound, tile, x, PLAIN)?;
+            let want = drive((&*setup.bound, &setup.model.planes), tile, x, PLAIN)?;
             Lie::UNUSUAL.into_iter().try_for_each(|lie| {
                 let what = format!("{lie:?} views");
-                let got = survive(&what, || drive(&*setup.bound, tile, x, How { lie, ..PLAIN }))??;
+                let got = survive(&what, || {
+                    drive((&*setup.bound, &setup.model.planes), tile, x, How { lie, ..PLAIN })
+                })??;
                 same(&what, &want, &got)
             })
         })
@@ -283,15 +313,15 @@ pub fn deterministic(suite: &Suite) -> Check {
     each::<dyn Transform>(suite, |setup| {
         let second = setup.again()?;
         each_tile(setup, true, |tile, x| {
-            let want = drive(&*setup.bound, tile, x, PLAIN)?;
-            same("a second call", &want, &drive(&*setup.bound, tile, x, PLAIN)?)?;
-            same("a second instance", &want, &drive(&*second, tile, x, PLAIN)?)
+            let want = drive((&*setup.bound, &setup.model.planes), tile, x, PLAIN)?;
+            same("a second call", &want, &drive((&*setup.bound, &setup.model.planes), tile, x, PLAIN)?)?;
+            same("a second instance", &want, &drive((&*second, &setup.model.planes), tile, x, PLAIN)?)
         })?;
         let Some(plane) = setup.model.planes.last() else { return Ok(()) };
         let tile = TileCx::new(plane, 0, 33, 0);
         let x = sample(&tile);
-        let want = drive(&*setup.bound, &tile, &x, PLAIN)?;
-        let threads = concurrently(|| drive(&*setup.bound, &tile, &x, PLAIN))?;
+        let want = drive((&*setup.bound, &setup.model.planes), &tile, &x, PLAIN)?;
+        let threads = concurrently(|| drive((&*setup.bound, &setup.model.planes), &tile, &x, PLAIN))?;
         threads.iter().try_for_each(|got| same("another thread", &want, got))
     })
 }
@@ -305,7 +335,7 @@ pub fn survives(suite: &Suite) -> Check {
 }
 
 pub(crate) fn exercise(bound: &dyn BoundTransform, model: &Model) -> Check {
-    let wild = |plane: &crate::Plane, rows, cols, seed| match seed {
+    let wild = |plane: &Plane, rows, cols, seed| match seed {
         0 => values::special(crate::Dtype::F32, rows, cols, seed),
         1 => Array2::from_elem((rows, cols), f32::MAX),
         _ => kv_like(plane.shape.dtype, Role::Whole, rows, cols, seed),
@@ -316,14 +346,15 @@ pub(crate) fn exercise(bound: &dyn BoundTransform, model: &Model) -> Check {
             let x = wild(plane, rows, plane.channels(), seed);
             let place = || format!("{}, {rows} tokens", plane.name());
             // What it answers is its own business here.
-            let _ = survive("forward", || drive(bound, &tile, &x, PLAIN)).within(place)?;
+            let _ = survive("forward", || drive((bound, &model.planes), &tile, &x, PLAIN)).within(place)?;
             let parts: Vec<_> = bound
                 .parts(plane)
                 .iter()
                 .enumerate()
                 .map(|(index, part)| wild(plane, bound.part_rows(index, rows), part.cols, seed))
                 .collect();
-            let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+            let references = references(&model.planes, bound.references(plane), &tile);
+            let views: Vec<_> = parts.iter().chain(&references).map(|part| part.view()).collect();
             let mut out = Array2::zeros(x.dim());
             let _ = survive("inverse", || bound.inverse(&tile, &views, out.view_mut())).within(place)?;
         }
@@ -347,11 +378,14 @@ pub fn allocations(suite: &Suite) -> Check {
     each::<dyn Transform>(suite, |setup| {
         let bound = &*setup.bound;
         each_tile(setup, true, |tile, x| {
-            let parts = drive(bound, tile, x, PLAIN)?.parts;
-            let views: Vec<ArrayView2<'_, f32>> = parts.iter().map(|part| part.view()).collect();
+            let parts = drive((bound, &setup.model.planes), tile, x, PLAIN)?.parts;
+            let references = references(&setup.model.planes, bound.references(tile.plane), tile);
+            let views: Vec<ArrayView2<'_, f32>> =
+                parts.iter().chain(&references).map(|part| part.view()).collect();
             for (index, part) in parts.iter().enumerate() {
                 let mut out = Array2::zeros(part.dim());
-                let forward = || bound.forward(tile, index, x.view(), &views[..index], out.view_mut());
+                let done = if references.is_empty() { &views[..index] } else { &views[1..] };
+                let forward = || bound.forward(tile, index, x.view(), done, out.view_mut());
                 no_allocation("forward", forward)?;
             }
             let mut out = Array2::zeros(x.dim());

@@ -183,7 +183,7 @@ fn by_key(
             let [one, of_key, of_value, of_distance, channels @ ..] = weights.as_slice() else { continue };
             let known = one + of_key * energy(&key) + of_value * energy(&value) + of_distance * distance;
             let guessed: f64 = channels.iter().zip(&key).map(|(weight, x)| weight * x).sum();
-            grades[row * heads + head] = grade(known + guessed);
+            grades[row * heads + head] = grade(known + guessed + cx.shift);
         }
     }
     Ok(())
@@ -216,7 +216,7 @@ fn by_attention(cx: &GradeCx<'_>, power: f64, heads: usize, grades: &mut [u8]) -
         let mean = powers.iter().sum::<f64>() / rows.max(1) as f64;
         powers.iter_mut().for_each(|m| *m = f64::from(MIDDLE) + (*m / mean).log2());
         for (grades, power) in grades.chunks_exact_mut(heads).zip(powers) {
-            grades[head] = grade(power);
+            grades[head] = grade(power + cx.shift);
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cacheg::compare::{self, Sums};
 use cacheg::core::{Cpu, Kind};
-use cacheg::{Encoder, KvView, Limits, PRESETS, Pipeline, Preset, Registry, Result, flow};
+use cacheg::{Encoder, KvView, Limits, PRESETS, Pipeline, Preset, Profile, Registry, Result, flow};
 use serde_json::{Value, json};
 
 use super::args;
@@ -32,14 +32,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("cacheg");
     report.field("tokens", view.tokens());
     report.field("values", view.geometry().values_per_token() * view.tokens() as u64);
-    let runs: Vec<(&Preset, usize)> = PRESETS
+    let mut runs: Vec<(&Preset, usize, Option<&Profile>)> = PRESETS
         .iter()
         .filter(|preset| !preset.statistics)
-        .flat_map(|preset| (0..preset.levels.len()).map(move |level| (preset, level)))
+        .flat_map(|preset| (0..preset.levels.len()).map(move |level| (preset, level, None)))
         .collect();
+    // Of one model.
+    let profile = cacheg::sample_profile()?;
+    if profile.geometry() == view.geometry() {
+        let (name, level) = cacheg::SAMPLE_PROFILE;
+        runs.push((cacheg::preset(name)?, level, Some(&profile)));
+    }
     let bar = progress(runs.len() as u64, "encoding and decoding");
-    for (preset, level) in runs {
-        report.row(measure(&registry, preset, level, &view)?);
+    for (preset, level, profile) in &runs {
+        report.row(measure(&registry, preset, *level, *profile, &view)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -83,16 +89,22 @@ Not above: the presets `klt`, `predictive`, `predictive-key` and `predictive-att
 less. They take a profile of the model that is made with statistics (docs/codecs.md).";
 
 /// Encodes and decodes once in full for warming up, then takes the best of a few runs.
-fn measure(registry: &Registry, preset: &Preset, level: usize, view: &KvView<'_>) -> Result<Value> {
+fn measure(
+    registry: &Registry,
+    preset: &Preset,
+    level: usize,
+    profile: Option<&Profile>,
+    view: &KvView<'_>,
+) -> Result<Value> {
     let pipeline = Pipeline::parse(registry, preset.spec(Some(level))?)?;
-    let encoder = Encoder::new(pipeline, view.geometry(), None)?;
+    let encoder = Encoder::new(pipeline, view.geometry(), profile)?;
     let mut bytes = Vec::new();
     let metadata = std::collections::BTreeMap::new();
     let encode_time = best(|| {
         bytes.clear();
         flow::encode(view, &metadata, &encoder, preset.chunk_tokens, &mut bytes, &|_| ()).map(drop)
     })?;
-    let decode = flow::Decode { registry, profile: None, backend: &Cpu };
+    let decode = flow::Decode { registry, profile, backend: &Cpu };
     let mut cache = None;
     let decode_time = best(|| {
         cache = Some(decode.run(&bytes, &Limits::default(), &|_| ())?.cache);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cacheg::core::ResultExt;
 use cacheg::output::OutputFile;
-use cacheg::{Encoder, Result, flow};
+use cacheg::{Encoder, ErrorKind, Geometry, Pipeline, Profile, Registry, Result, flow, rate};
 use serde_json::json;
 
 use super::args::{self, PipelineArgs};
@@ -26,6 +26,10 @@ pub(crate) struct Args {
     /// A calibrated profile (`cacheg profile`)
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
+    /// Choose the level and move its steps so that the file takes so many bits per value, within 5 %; levels that the profile
+    /// lacks are left out. Encodes some ten times
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["level", "pipeline"])]
+    target_bits: Option<f64>,
     /// Tokens per chunk [default: the preset's own, mostly 1500]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunk_tokens: Option<u32>,
@@ -37,6 +41,28 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// Those levels of the preset that can be used.
+fn levels(
+    args: &Args,
+    registry: &Registry,
+    geometry: &Geometry,
+    profile: Option<&Profile>,
+) -> Result<Vec<(usize, Encoder)>> {
+    let mut levels = Vec::new();
+    let mut missing = None;
+    for (level, spec) in cacheg::preset(&args.pipeline.preset)?.levels.iter().enumerate() {
+        match Encoder::new(Pipeline::parse(registry, spec)?, geometry, profile) {
+            Ok(encoder) => levels.push((level, encoder)),
+            Err(error) if error.kind() == ErrorKind::Profile => missing = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if levels.is_empty() => Err(error),
+        _ => Ok(levels),
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let registry = cacheg::builtins()?;
     let (pipeline, name, chunk_tokens) = args.pipeline.build(&registry)?;
@@ -46,7 +72,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let importance = args::importance(&file, &args.input, pipeline.wants_importance())?;
     let view = file.view().with_importance(importance.as_ref())?;
     let mut out = OutputFile::create(&args.output, args.force)?;
-    let encoder = Encoder::new(pipeline, file.geometry(), profile.as_ref())?;
+    let (encoder, rate) = match args.target_bits {
+        None => (Encoder::new(pipeline, file.geometry(), profile.as_ref())?, None),
+        Some(wanted) => {
+            let levels = levels(args, &registry, file.geometry(), profile.as_ref())?;
+            let found = rate::of_bits(&view, &levels, chunk_tokens, wanted).at(|| args.input.display())?;
+            (found.encoder, Some((found.level, found.shift)))
+        }
+    };
     let values = file.geometry().values_per_token() * file.tokens() as u64;
     let bar = progress(values, "encoding");
     let start = Instant::now();
@@ -60,6 +93,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.row(json!({
         "name": args.output.display().to_string(),
         "codec": name,
+        "level": rate.map(|(level, _)| level).or(args.pipeline.level),
+        "shift": rate.map(|(_, shift)| shift),
         "tokens": file.tokens(),
         "bytes": bytes,
         "bits_per_value": per_value(bytes, values),
@@ -70,6 +105,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         report.table(&[
             ("name", "file", 0),
             ("codec", "codec", 0),
+            ("level", "level", 0),
+            ("shift", "steps moved", 2),
             ("tokens", "tokens", 0),
             ("bytes", "bytes", 0),
             ("bits_per_value", "bits/value", 3),

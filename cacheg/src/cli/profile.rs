@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// The profile to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Presets to calibrate for, all their levels [default: cachegen-paper and lossless]
+    /// Presets to calibrate for, all their levels, or one (`klt@3`) [default: cachegen-paper and lossless]
     #[arg(long, value_name = "NAME")]
     preset: Vec<String>,
     /// Further pipelines, as spec strings
@@ -49,7 +49,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut specs: Vec<&str> = args.pipeline.iter().map(String::as_str).collect();
     for name in presets {
-        specs.extend(cacheg::preset(name)?.calibrated_for_all());
+        match name.split_once('@') {
+            None => specs.extend(cacheg::preset(name)?.calibrated_for_all()),
+            Some((preset, level)) => {
+                let level = level.parse().map_err(|_| {
+                    Error::setting(format!("`{name}`: a number expected behind `@`, as in `klt@3`"))
+                })?;
+                specs.extend(cacheg::preset(preset)?.calibrated_for(level)?);
+            }
+        }
     }
     let pipelines = specs.iter().map(|spec| Pipeline::parse(&registry, spec)).collect::<Result<Vec<_>>>()?;
     let statistics = args::statistics(args.statistics.as_deref())?;
