@@ -444,10 +444,15 @@ impl<'a> Chunk<'a> {
     /// # Panics
     /// If there is no such tile.
     pub fn open_tile(&self, plan: &Plan, index: usize) -> Result<OpenTile<'a>> {
-        let tile = self.layout.tile(index);
-        let grades = self.grades(plan)?;
-        plan.open_tile(&tile, self.tile_bytes(index)?, self.coded_rows(&grades))
-            .map_err(|error| error.at(tile))
+        self.open(plan)?.tile(index)
+    }
+
+    /// Opens the chunk, for those who want several tiles: what all of them need is read once.
+    ///
+    /// # Errors
+    /// If the grades that it carries are corrupt.
+    pub fn open<'o>(&'o self, plan: &'o Plan) -> Result<OpenChunk<'o, 'a>> {
+        Ok(OpenChunk { chunk: self, plan, grades: self.grades(plan)? })
     }
 
     /// The grades of the rows that are coded.
@@ -522,6 +527,35 @@ impl<'a> Chunk<'a> {
             ideal = ideal.zip(bits).map(|(sum, bits)| sum + bits);
         }
         Ok((sizes, ideal))
+    }
+}
+
+/// A chunk whose tiles are opened; see [`Chunk::open`].
+#[derive(Debug)]
+pub struct OpenChunk<'o, 'a> {
+    chunk: &'o Chunk<'a>,
+    plan: &'o Plan,
+    grades: Grades,
+}
+
+impl<'o, 'a> OpenChunk<'o, 'a> {
+    /// The chunk.
+    pub fn chunk(&self) -> &'o Chunk<'a> {
+        self.chunk
+    }
+
+    /// A tile by its place in the [layout](Chunk::layout), as [`Chunk::open_tile`].
+    ///
+    /// # Errors
+    /// If the tile is corrupt.
+    ///
+    /// # Panics
+    /// If there is no such tile.
+    pub fn tile(&self, index: usize) -> Result<OpenTile<'a>> {
+        let tile = self.chunk.layout.tile(index);
+        let bytes = self.chunk.tile_bytes(index)?;
+        let opened = self.plan.open_tile(&tile, bytes, self.chunk.coded_rows(&self.grades));
+        opened.map_err(|error| error.at(tile))
     }
 }
 

@@ -127,6 +127,12 @@ impl Front {
         self.predictor.is_some()
     }
 
+    /// By plane those that it is predicted from; empty if none is.
+    pub(crate) fn references(&self) -> Vec<Vec<usize>> {
+        let Some(predictor) = self.predictor else { return Vec::new() };
+        self.planes.iter().map(|plane| self.transforms[predictor].references(plane).to_vec()).collect()
+    }
+
     /// All transforms are there: asks the last one for the parts.
     pub(crate) fn split_parts(&mut self) -> Result<()> {
         for plane in &self.planes {

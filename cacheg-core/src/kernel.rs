@@ -15,9 +15,10 @@
 //!   `$inner(in_part(p, part, row))`, and for another channel by `$inner(in_col(p, col))`.
 //! * a **transform by a matrix** ([`Rows::Matrix`]), whose every output depends on a whole head: instead of `$value`
 //!   `fn $rows(t: HeadRows, lane: u32)`; see below.
-//! * a **quantizer**: `fn $value(p: Place) -> f32`, from `symbol(p, symbol_plane)`, `side_u16(p, i)` (the `i`-th two bytes
-//!   of the part's side information) and, where the symbol (of symbol plane 0) is an escape, `escape(p)`: what
-//!   [`escaped`](crate::BoundQuantizer::escaped) made of it. An [`exact`](crate::BoundQuantizer::exact) one also defines
+//! * a **transform by other planes** ([`Rows::References`]): `$value`, and `fn $predict`; see below.
+//! * a **quantizer**: `fn $value(p: Place) -> f32`, from `symbol(p, symbol_plane)`, `grade(p)` (the [grade](crate::Grader) of its
+//!   row and head, 0 without grades), `side_u16(p, i)` (the `i`-th two bytes of the part's side information) and, where the
+//!   symbol (of symbol plane 0) is an escape, `escape(p)`: what [`escaped`](crate::BoundQuantizer::escaped) made of it. An [`exact`](crate::BoundQuantizer::exact) one also defines
 //!   `fn $element(p: Place) -> u32`, the element's bits.
 //! * a **coder**: `fn $symbol(segment: u32, row: u32, col: u32) -> u32`, and what [`CoderKernel`] says.
 //!
@@ -44,7 +45,24 @@
 //! loops over it may have barriers; there are 16 KiB of workgroup memory in WebGPU, all taken by `row_values`.
 //!
 //! A program has at most one such transform. Those in front of it must say [`Rows::Head`] or [`Rows::Same`], as only one
-//! head's rows are there; behind it anything goes.
+//! head's rows are there; behind it anything goes. Where planes are predicted from others, all that is between it and the
+//! predicting transform must, and no more.
+//!
+//! # Planes that are predicted from others
+//!
+//! A transform with [references](crate::BoundTransform::references), and no other, says [`Rows::References`]. Planes are made in their
+//! order then, each in two steps, and what the transform gives back for a plane is kept for those after it:
+//!
+//! 1. `fn $predict(t: PlaneRows, lane: u32)`, of planes with references, sees nothing but these. It is for some rows and columns
+//!    of a plane, `t` having `plane`, `first` (the first row), `rows` (at most `PREDICT_ROWS`, 16), `col` (the first column) and
+//!    `cols` (at most `PREDICT_COLS`, 256), the same for all invocations of a workgroup, of which there are `PREDICT_COLS`. All
+//!    of WebGPU's 16 KiB of workgroup memory are the text's own, not zeros at first. `reference(plane, row, col)` is a value of a
+//!    plane before, at a row of the tile. For each place it leaves a word: `foretell(t, row, col, word)`.
+//! 2. `$value(p)` makes the value of `$inner(p)` at its own place and of that word, `foretold(p)`, which says nothing where the plane
+//!    has no references.
+//!
+//! Drivers end invocations that loop too often: backends refuse references of more than 32,768 channels together, and a text may
+//! loop over these once.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -93,6 +111,8 @@ pub enum Rows {
     Head,
     /// One part; the text defines `$rows` instead of `$value`, on whole rows of heads.
     Matrix,
+    /// One part; each value needs the one at its own place, and the same row of the plane's references.
+    References,
 }
 
 /// A coder's share of a program.
@@ -188,6 +208,10 @@ pub struct Kernels {
     pub coder: (String, CoderKernel),
     /// Whether elements come from the quantizer as they are, not by way of values.
     pub exact: bool,
+    /// Whether tokens have grades; symbols then are [arranged](crate::Segment::grade) by them.
+    pub graded: bool,
+    /// The planes that each plane is predicted from, by index; empty if none is.
+    pub references: Vec<Vec<usize>>,
 }
 
 /// The number of an element type in WGSL: 0 to 4 for f16, bf16, f32, f8 e4m3 and f8 e5m2.

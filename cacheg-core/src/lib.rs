@@ -46,7 +46,7 @@ mod wire;
 
 pub use backend::{Backend, Cpu, Decoder, KvOut};
 pub use calibrate::{calibrate, calibrate_with};
-pub use chunk::{Chunk, ChunkBytes, EncodedChunk, Encoder, Progress};
+pub use chunk::{Chunk, ChunkBytes, EncodedChunk, Encoder, OpenChunk, Progress};
 pub use container::{Container, ContainerHeader};
 pub use data::StageData;
 pub use dtype::Dtype;

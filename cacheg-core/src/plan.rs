@@ -186,7 +186,13 @@ impl Plan {
         let transforms = transforms.collect::<Result<Vec<_>>>()?;
         let quantizer = named(specs.next(), quantizer.and_then(|stage| stage.kernel(planes)))?;
         let coder = named(specs.next(), self.coder.kernel())?;
-        Ok(Kernels { transforms, quantizer, coder, exact: self.front.exact() })
+        let (exact, graded) = (self.front.exact(), self.front.grader().is_some());
+        Ok(Kernels { transforms, quantizer, coder, exact, graded, references: self.front.references() })
+    }
+
+    /// Whether planes are predicted from others: then none can be decoded without those before it.
+    pub fn predicts(&self) -> bool {
+        self.front.predicts()
     }
 
     /// How a chunk of that many tokens is cut into tiles.

@@ -393,13 +393,13 @@ pub trait BoundQuantizer: Send + Sync {
         None
     }
 
-    /// The value that an escape in a column of a part stands for; of quantizers that [escape](Self::escapes) and have a
-    /// kernel.
+    /// The value that an escape among the symbols of a segment stands for, in a column of its part; of quantizers that
+    /// [escape](Self::escapes) and have a kernel.
     ///
     /// # Errors
     /// If that is impossible.
-    fn escaped(&self, plane: &Plane, part: usize, col: usize, value: i32) -> Result<f32> {
-        let _ = (plane, part, col, value);
+    fn escaped(&self, plane: &Plane, segment: &Segment, col: usize, value: i32) -> Result<f32> {
+        let _ = (plane, segment, col, value);
         Err(Error::unsupported("this quantizer gives no value to single escapes"))
     }
 

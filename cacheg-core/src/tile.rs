@@ -144,8 +144,11 @@ pub struct OpenTile<'a> {
     pub stream: usize,
     /// What its symbols are, in their order.
     pub segments: Vec<Segment>,
-    /// Where each segment's side information begins, of segments with symbol plane 0.
+    /// Where the side information of each segment's part begins, of segments with symbol plane 0.
     pub side: Vec<usize>,
+    /// Of each plane the grades of its rows, `[rows, heads]`; none without grades. Symbols are head after head then, of each
+    /// head segment after segment by grade, and in a segment in the order of the rows.
+    pub grades: Vec<Vec<u8>>,
     /// Its escapes: number of the symbol, and what it stands for.
     pub escapes: Vec<(u32, f32)>,
 }
@@ -161,10 +164,15 @@ impl Plan {
         let sizes = self.tile_sizes(tile, rows, &mut segments);
         let (_, coded, stream) = self.split_tile(sizes.side, bytes)?;
         let quantizer = self.front.quantizer()?;
-        let (mut side, mut next) = (Vec::with_capacity(segments.len()), 0);
+        let (mut side, mut begin, mut next, mut last) = (Vec::with_capacity(segments.len()), 0, 0, None);
         for segment in &segments {
-            side.push(next);
-            if segment.symbol_plane == 0 {
+            let part = (segment.plane, segment.part);
+            // Segments of several grades have one part, and share what is beside its symbols.
+            if segment.symbol_plane > 0 || last != Some(part) {
+                begin = next;
+            }
+            side.push(begin);
+            if segment.symbol_plane == 0 && last.replace(part) != Some(part) {
                 let plane = &self.planes()[segment.plane];
                 let cx = self.tile_cx(tile, segment.plane, rows);
                 let part = self.front.part_cxs(&cx).nth(segment.part).map(|(part, _)| part);
@@ -184,10 +192,14 @@ impl Plan {
                 return Err(Error::corrupt("an escaped value without its symbol"));
             }
             let plane = &self.planes()[segment.plane];
-            let col = (*index as usize - begin) % segment.cols;
-            let value = quantizer.escaped(plane, segment.part, col, *value).at(|| plane.name())?;
+            let col = segment.first_col + (*index as usize - begin) % segment.cols;
+            let value = quantizer.escaped(plane, segment, col, *value).at(|| plane.name())?;
             escapes.push((*index, value));
         }
+        let of =
+            |plane: &Plane| rows.grades.of(plane.layer as usize, tile.first..tile.first + tile.rows).to_vec();
+        let graded = if rows.grades.is_empty() { &[] } else { &self.planes()[tile.planes.clone()] };
+        let grades = graded.iter().map(of).collect();
         Ok(OpenTile {
             planes: tile.planes.clone(),
             first: tile.first,
@@ -196,6 +208,7 @@ impl Plan {
             stream: bytes.len() - stream.len(),
             segments,
             side,
+            grades,
             escapes,
         })
     }

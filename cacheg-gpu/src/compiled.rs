@@ -13,9 +13,7 @@ use crate::recording::Pass;
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) layout: wgpu::BindGroupLayout,
-    decode: Option<wgpu::ComputePipeline>,
-    reconstruct: Option<wgpu::ComputePipeline>,
-    check_escapes: wgpu::ComputePipeline,
+    pipelines: Vec<(Pass, wgpu::ComputePipeline)>,
 }
 
 /// A program on a device.
@@ -49,11 +47,7 @@ impl Compiled {
 
     /// The pipeline of a pass; `None` where there is nothing to do.
     pub(crate) fn pipeline(&self, pass: Pass) -> Option<&wgpu::ComputePipeline> {
-        match pass {
-            Pass::Decode => self.decode.as_ref(),
-            Pass::Reconstruct => self.reconstruct.as_ref(),
-            Pass::CheckEscapes => Some(&self.check_escapes),
-        }
+        self.pipelines.iter().find(|(other, _)| *other == pass).map(|(_, pipeline)| pipeline)
     }
 
     fn build(device: &wgpu::Device, program: &Program) -> Self {
@@ -81,25 +75,26 @@ impl Compiled {
             bind_group_layouts: &[Some(&layout)],
             ..wgpu::PipelineLayoutDescriptor::default()
         });
-        let pipeline = |name| {
-            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let pipeline = |pass: Pass| {
+            let name = pass.name();
+            let rows = match pass {
+                Pass::Reconstruct => program.matrix,
+                _ => matches!(pass, Pass::Predict | Pass::Keep),
+            };
+            let compiled = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(name),
                 layout: Some(&pipelines),
                 module: &module,
                 entry_point: Some(name),
                 // Rows are written before they are read, and zeros take longer than they do.
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    zero_initialize_workgroup_memory: !(program.matrix && name == "reconstruct"),
+                    zero_initialize_workgroup_memory: !rows,
                     ..wgpu::PipelineCompilationOptions::default()
                 },
                 cache: None,
-            })
+            });
+            (pass, compiled)
         };
-        Self {
-            decode: (program.lanes > 0).then(|| pipeline("decode")),
-            reconstruct: (!program.one_pass).then(|| pipeline("reconstruct")),
-            check_escapes: pipeline("check_escapes"),
-            layout,
-        }
+        Self { pipelines: program.passes().map(pipeline).collect(), layout }
     }
 }

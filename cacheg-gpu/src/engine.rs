@@ -72,7 +72,7 @@ pub(crate) fn submit(
     for (what, words) in [
         ("coded tiles", work.payload.len()),
         ("records", work.table.len()),
-        ("symbols", work.scratch_words),
+        ("symbols, and values that others are predicted from,", work.scratch_words),
         ("states", work.state_words),
         ("elements and verdicts", work.output_words + work.tiles.len() + 2),
     ] {

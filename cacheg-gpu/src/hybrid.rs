@@ -1,4 +1,4 @@
-//! CPU and GPU together: each decodes some planes of a chunk.
+//! CPU and GPU together: each decodes some planes of a chunk. Where planes are predicted from others, the GPU decodes all.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +78,10 @@ impl Decoder for HybridDecoder {
         let KvOut::Host(view, row) = out else {
             return Err(Error::unsupported("CPU and GPU together write to host memory only"));
         };
+        if self.gpu.plan.predicts() {
+            // No plane can be decoded without those that it is predicted from.
+            return self.gpu.decode(chunk, KvOut::Host(view, row), progress);
+        }
         let split = self.rates.split(chunk.layout().groups());
         self.decode_split(chunk, view, row, split, progress)
     }

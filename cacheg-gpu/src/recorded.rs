@@ -3,7 +3,7 @@
 use cacheg_core::{Chunk, Order, Plan, Result};
 
 use crate::program::{Program, Variant};
-use crate::recording::{Pass, Recording};
+use crate::recording::Recording;
 use crate::windows::{Elsewhere, Windows, tile_rows};
 use crate::work::{PlaneTarget, Work};
 
@@ -58,15 +58,10 @@ impl Recorded {
         let mut windows = Windows::new(&chunks, plan, &program, groups, usize::MAX, Some(elsewhere));
         let work = match windows.next()? {
             Some((work, _)) => work,
-            None => Work::empty(&program)?,
+            None => Work::empty(plan, &program)?,
         };
         drop(windows);
         let Recording { work, windows, dispatches } = Recording::new(&program, work);
-        let name = |pass| match pass {
-            Pass::Decode => "decode",
-            Pass::Reconstruct => "reconstruct",
-            Pass::CheckEscapes => "check_escapes",
-        };
         Ok(Self {
             source: program.source,
             data: program.data,
@@ -80,7 +75,7 @@ impl Recorded {
                 .iter()
                 .map(|window| bytemuck::cast_slice(std::slice::from_ref(window)).to_vec())
                 .collect(),
-            dispatches: dispatches.iter().map(|d| (name(d.pass), d.window, d.groups)).collect(),
+            dispatches: dispatches.iter().map(|d| (d.pass.name(), d.window, d.groups)).collect(),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What a device is told to do, as a list: made without any, and executed by `engine`.
 
+use std::ops::Range;
+
 use crate::program::{LANES, Program};
 use crate::work::{Window, Work};
 
@@ -14,10 +16,27 @@ const DEEPEST: u32 = 65_535;
 pub(crate) enum Pass {
     /// Undoes the entropy coding.
     Decode,
+    /// Predicts a plane from those before it.
+    Predict,
+    /// Makes values of a plane from which others are predicted.
+    Keep,
     /// Makes elements.
     Reconstruct,
     /// Checks that escapes have symbols.
     CheckEscapes,
+}
+
+impl Pass {
+    /// The entry point's name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Predict => "predict",
+            Self::Keep => "keep",
+            Self::Reconstruct => "reconstruct",
+            Self::CheckEscapes => "check_escapes",
+        }
+    }
 }
 
 /// One dispatch. Each sees what those before it have written.
@@ -48,15 +67,32 @@ impl Recording {
                 recording.dispatch(Pass::Decode, Window { round, ..window }, groups, 1);
             }
         }
-        if !program.one_pass {
-            let groups = u32::try_from(recording.work.groups).unwrap_or(u32::MAX);
-            for first_piece in (0..window.piece_count).step_by(DEEPEST as usize) {
-                let deep = (window.piece_count - first_piece).min(DEEPEST);
-                recording.dispatch(Pass::Reconstruct, Window { first_piece, ..window }, groups, deep);
+        let Work { groups, predict_groups, keep_groups, .. } = recording.work;
+        if let Some(predicted) = &program.predicted {
+            // All planes have as many pieces.
+            let each = window.piece_count / (predicted.has_references.len() as u32).max(1);
+            for (plane, has_references) in (0..).zip(&predicted.has_references) {
+                let pieces = plane * each..(plane + 1) * each;
+                if *has_references {
+                    recording.pieces(Pass::Predict, predict_groups, pieces.clone());
+                }
+                recording.pieces(Pass::Keep, keep_groups, pieces);
             }
+        }
+        if !program.one_pass {
+            recording.pieces(Pass::Reconstruct, groups, 0..window.piece_count);
         }
         recording.dispatch(Pass::CheckEscapes, window, window.escape_count.div_ceil(64), 1);
         recording
+    }
+
+    /// A pass over some pieces.
+    fn pieces(&mut self, pass: Pass, groups: usize, pieces: Range<u32>) {
+        let (groups, window) = (u32::try_from(groups).unwrap_or(u32::MAX), self.work.window);
+        for first_piece in pieces.clone().step_by(DEEPEST as usize) {
+            let deep = (pieces.end - first_piece).min(DEEPEST);
+            self.dispatch(pass, Window { first_piece, ..window }, groups, deep);
+        }
     }
 
     fn dispatch(&mut self, pass: Pass, window: Window, groups: u32, deep: u32) {

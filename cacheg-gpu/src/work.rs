@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
-use cacheg_core::{Chunk, Error, Layout, OpenTile, Order, Plan, Result, ResultExt, dtype_code};
+use cacheg_core::{
+    Error, GRADES, Layout, OpenChunk, OpenTile, Order, Plan, Plane, Result, ResultExt, dtype_code,
+};
 
-use crate::program::{MOST_STAGES, Program, ROWS_VALUES};
+use crate::program::{MOST_STAGES, Predicted, Program};
 
 /// Most loop iterations of an invocation in one dispatch. Mesa 22 ends invocations without a word after 65,535.
 const MOST_ITERATIONS: u32 = 24_576;
@@ -14,11 +16,11 @@ const MOST_ITERATIONS: u32 = 24_576;
 /// Zeros behind the coded tiles: lanes read the word that they would take next, whether they take it or not.
 const PADDING: usize = 32;
 
+/// Segments of a tile, at most: invocations go past them in each dispatch.
+const MOST_SEGMENTS: usize = 32_768;
+
 /// Elements of a plane of a tile are counted in 22 bits; see quotient.wgsl.
 const MOST_ELEMENTS: usize = 1 << 22;
-
-/// Words that a workgroup of `reconstruct` makes: 16 for each invocation, so that what it finds out first pays.
-const WORDS_PER_GROUP: usize = 1_024;
 
 /// `Window` in prelude.wgsl.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -36,13 +38,19 @@ pub(crate) struct Window {
     pub(crate) first_piece: u32,
     pub(crate) order: u32,
     pub(crate) marks: u32,
+    pub(crate) planes: u32,
+    pub(crate) orders: u32,
+    pub(crate) kept: u32,
+    pub(crate) unused: u32,
     pub(crate) stages: [u32; MOST_STAGES],
 }
 
 /// Words of the records in prelude.wgsl.
 const RUN_WORDS: usize = 8;
 const SEGMENT_WORDS: usize = 11;
-const PIECE_WORDS: usize = 16;
+const PIECE_WORDS: usize = 17;
+/// Which word of a piece says its plane.
+const PIECE_PLANE: usize = 5;
 const ESCAPE_WORDS: usize = 4;
 const SEGMENT_COMPLETE: u32 = 16;
 const SEGMENT_KEPT: u32 = 32;
@@ -102,6 +110,12 @@ pub(crate) struct Work {
     pub(crate) rounds: u32,
     /// Most workgroups that the elements of a piece need.
     pub(crate) groups: usize,
+    /// The same of its prediction, and of values that are kept.
+    pub(crate) predict_groups: usize,
+    pub(crate) keep_groups: usize,
+    /// Words of values that are kept; the rows that the last tile's are among, and where these begin.
+    kept_words: usize,
+    kept_rows: Option<(usize, usize, usize)>,
     pub(crate) outputs: Vec<PlaneOutput>,
     /// The tiles, for messages.
     pub(crate) tiles: Vec<TileName>,
@@ -117,9 +131,9 @@ fn word(number: usize) -> Result<u32> {
 
 impl Work {
     /// Nothing to do.
-    pub(crate) fn empty(program: &Program) -> Result<Self> {
+    pub(crate) fn empty(plan: &Plan, program: &Program) -> Result<Self> {
         let mut work = Self::default();
-        work.close(program, Order::HeadMajor)?;
+        work.close(plan, program, Order::HeadMajor)?;
         Ok(work)
     }
 
@@ -130,13 +144,13 @@ impl Work {
     /// A corrupt tile; one that an invocation would take too long for.
     pub(crate) fn add(
         &mut self,
-        (number, chunk): (usize, &Chunk<'_>),
+        (number, open): (usize, &OpenChunk<'_, '_>),
         index: usize,
         plan: &Plan,
         program: &Program,
         elsewhere: Option<&dyn Fn(usize) -> PlaneTarget>,
     ) -> Result<()> {
-        let tile = chunk.open_tile(plan, index)?;
+        let (chunk, tile) = (open.chunk(), open.tile(index)?);
         let mut targets = Vec::with_capacity(tile.planes.len());
         for plane in &plan.planes()[tile.planes.clone()] {
             self.values += (plane.channels() * tile.rows) as u64;
@@ -157,27 +171,57 @@ impl Work {
             self.output_words += bytes.div_ceil(4);
         }
         let position = chunk.position() + (chunk.exact_rows()[0] + tile.first) as u64;
-        self.add_tile(plan, program, &tile, position, &targets).at(|| tile.to_string())?;
+        let kept = self.keep(number, plan, program, &tile);
+        self.add_tile(plan, program, &tile, position, kept, &targets).at(|| tile.to_string())?;
         Ok(())
+    }
+
+    /// Where the values of a tile's rows are kept, if planes are predicted from others: those of all its planes together. Tiles of
+    /// the same rows follow each other.
+    fn keep(&mut self, chunk: usize, plan: &Plan, program: &Program, tile: &OpenTile<'_>) -> usize {
+        if program.predicted.is_none() {
+            return 0;
+        }
+        match self.kept_rows {
+            Some((same, first, at)) if (same, first) == (chunk, tile.first) => at,
+            _ => {
+                let at = self.kept_words;
+                self.kept_words += tile.rows * plan.planes().iter().map(Plane::channels).sum::<usize>();
+                self.kept_rows = Some((chunk, tile.first, at));
+                at
+            }
+        }
     }
 
     /// Bytes of the largest of what is not elements.
     pub(crate) fn bytes(&self) -> usize {
-        let table = self.records.escapes.len() + self.records.segments.len();
-        4 * self.payload.len().max(table).max(self.scratch_words).max(self.state_words)
+        let table = self.records.escapes.len() + self.records.segments.len() + self.records.orders.len();
+        let scratch = self.scratch_words + self.kept_words;
+        4 * self.payload.len().max(table).max(scratch).max(self.state_words)
     }
 
     /// Puts the records together.
     ///
     /// # Errors
     /// If they are too many.
-    pub(crate) fn close(&mut self, program: &Program, order: Order) -> Result<()> {
-        let records = std::mem::take(&mut self.records);
+    pub(crate) fn close(&mut self, plan: &Plan, program: &Program, order: Order) -> Result<()> {
+        let mut records = std::mem::take(&mut self.records);
         let counts = [
             records.runs.len() / RUN_WORDS,
             records.pieces.len() / PIECE_WORDS,
             records.escapes.len() / ESCAPE_WORDS,
         ];
+        if program.predicted.is_some() {
+            // Plane after plane, as they are dispatched. (What segments say of pieces is for one pass.)
+            let mut pieces: Vec<&[u32]> = records.pieces.chunks(PIECE_WORDS).collect();
+            pieces.sort_by_key(|piece| piece[PIECE_PLANE]);
+            records.pieces = pieces.concat();
+            let mut before = 0;
+            for plane in plan.planes() {
+                records.planes.extend([word(plane.channels())?, word(before)?]);
+                before += plane.channels();
+            }
+        }
         self.table = records.runs;
         let mut place = |record: Vec<u32>| {
             let at = word(self.table.len());
@@ -196,9 +240,14 @@ impl Work {
             round: 0,
             first_piece: 0,
             order: u32::from(order == Order::TokenMajor),
-            marks: word(self.scratch_words)?,
+            marks: word(self.scratch_words + self.kept_words)?,
+            planes: place(records.planes)?,
+            orders: place(records.orders)?,
+            kept: word(self.scratch_words)?,
+            unused: 0,
             stages: program.stages,
         };
+        self.scratch_words += self.kept_words;
         if program.one_pass {
             self.scratch_words += counts[2];
         }
@@ -214,8 +263,14 @@ impl Work {
         program: &Program,
         tile: &OpenTile<'_>,
         position: u64,
+        kept: usize,
         targets: &[PlaneTarget],
     ) -> Result<()> {
+        if tile.segments.len() > MOST_SEGMENTS {
+            return Err(Error::unsupported(
+                "tiles of so many heads and grades on a GPU; the CPU decodes them",
+            ));
+        }
         let number = word(self.tiles.len())?;
         let address = word(self.payload.len() * 4)?;
         let (whole, rest) = tile.bytes.as_chunks::<4>();
@@ -237,19 +292,19 @@ impl Work {
                 return Err(Error::unsupported("tiles of so many values on a GPU; the CPU decodes them"));
             }
             let shape = plane.shape;
-            let groups = match program.matrix {
-                true => {
-                    let run = (ROWS_VALUES / shape.head_dim as usize).max(1);
-                    shape.heads as usize * tile.rows.div_ceil(run)
-                }
-                false if program.whole_words => (elements * shape.dtype.size() / 4).div_ceil(WORDS_PER_GROUP),
-                false => elements.div_ceil(64),
-            };
-            self.groups = self.groups.max(groups);
+            self.groups = self.groups.max(program.shape(plane).groups(plane, tile.rows));
+            if let Some(predicted) = &program.predicted {
+                self.keep_groups = self.keep_groups.max(predicted.shape().groups(plane, tile.rows));
+                self.predict_groups = self.predict_groups.max(Predicted::groups(plane, tile.rows));
+            }
             records.pieces.extend([0, 0, 0, 0, number, word(plane.index)?, word(target.word)?]);
             records.pieces.extend([shape.heads, shape.head_dim, dtype_code(shape.dtype), word(tile.rows)?]);
             records.pieces.extend([word(target.row)?, word(target.capacity)?]);
-            records.pieces.extend([position as u32, (position >> 32) as u32, 0]);
+            records.pieces.extend([position as u32, (position >> 32) as u32]);
+            records.pieces.extend([word(records.orders.len())?, word(kept)?]);
+            if let Some(grades) = tile.grades.get(plane.index - tile.planes.start) {
+                records.order(plane, tile, grades, first_segment);
+            }
         }
         let mut symbols = 0;
         let mut escaped = tile.escapes.iter().peekable();
@@ -324,9 +379,36 @@ impl Work {
 /// Records by kind.
 #[derive(Debug, Clone, Default)]
 struct Records {
+    /// Channels of a plane, and of those before it.
+    planes: Vec<u32>,
+    /// How graded symbols are arranged: graded.wgsl.
+    orders: Vec<u32>,
     runs: Vec<u32>,
     segments: Vec<u32>,
     tiles: Vec<u32>,
     pieces: Vec<u32>,
     escapes: Vec<u32>,
+}
+
+impl Records {
+    /// How the symbols of a plane are arranged by its grades, `[rows, heads]`, if the tile's first segment has this number.
+    fn order(&mut self, plane: &Plane, tile: &OpenTile<'_>, grades: &[u8], first_segment: u32) {
+        let (heads, dim) = (plane.shape.heads as usize, plane.shape.head_dim as usize);
+        let at = self.orders.len();
+        self.orders.resize(at + GRADES * heads, 0);
+        for (number, segment) in (first_segment..).zip(&tile.segments) {
+            if segment.plane == plane.index {
+                self.orders[at + GRADES * (segment.first_col / dim) + usize::from(segment.grade)] = number;
+            }
+        }
+        for head in 0..heads {
+            let mut rows = [0; GRADES];
+            self.orders.extend(grades.iter().skip(head).step_by(heads).map(|grade| {
+                let row = &mut rows[usize::from(*grade)];
+                *row += 1;
+                // Below 2^22: tiles of more elements are refused.
+                u32::from(*grade) << 28 | (*row - 1)
+            }));
+        }
+    }
 }

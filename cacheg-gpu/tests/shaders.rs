@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "parity/profiles.rs"]
+mod profiles;
+
 use std::process::Command;
 
 use cacheg_core::testkit::models;
-use cacheg_core::{Encoder, Geometry, KvCache, Limits, Pipeline, Registry};
+use cacheg_core::{Encoder, Geometry, KvCache, Limits, Pipeline, Plan, Registry};
 use cacheg_gpu::{Program, Variant};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -25,6 +28,14 @@ const PIPELINES: &[&str] = &[
     "unrope|hadamard|lloyd-max|rans",
 ];
 
+/// The same with profiles: what works on rows of heads behind a prediction, in front of it, not at all.
+const PROFILED: [&str; 4] = [
+    "mean|klt|steps(importance=attention)|rans(tables=scale)",
+    "sinks|unrope|mean|predict|klt|steps(importance=attention)|rans(tables=scale)",
+    "mean|klt|predict|bins(step=0.5)|range",
+    "predict(layers=2)|bins(step=0.5)|rans",
+];
+
 fn programs() -> Vec<(String, Program)> {
     let registry =
         Registry::new(cacheg_quant::PLUGINS.iter().chain(cacheg_entropy::PLUGINS).copied()).unwrap();
@@ -35,6 +46,14 @@ fn programs() -> Vec<(String, Program)> {
     {
         programs_of(&registry, &model.geometry, &mut programs);
     }
+    for (geometry, spec) in
+        [profiles::uneven(), profiles::broad()].iter().flat_map(|g| PROFILED.map(|s| (g, s)))
+    {
+        let profile = profiles::profile(&registry, geometry, spec).unwrap();
+        let bytes = profiles::chunk_of(&registry, geometry, &profile, spec, 40);
+        let chunk = cacheg_core::Chunk::parse(&bytes, &Limits::default()).unwrap();
+        programs_for(&chunk.bind(&registry, Some(&profile)).unwrap(), spec, &mut programs);
+    }
     programs
 }
 
@@ -44,16 +63,19 @@ fn programs_of(registry: &Registry, geometry: &Geometry, programs: &mut Vec<(Str
         let encoder = Encoder::new(Pipeline::parse(registry, spec).unwrap(), geometry, None).unwrap();
         let bytes = encoder.encode(&cache.view(), 0..40, &|_| ()).unwrap().to_vec();
         let chunk = cacheg_core::Chunk::parse(&bytes, &Limits::default()).unwrap();
-        let plan = chunk.bind(registry, None).unwrap();
-        for variant in [Variant::Portable, Variant::Subgroup] {
-            let program = Program::new(&plan, variant, 64).unwrap();
-            programs.push((format!("{spec}, {}", variant.name()), program));
-        }
+        programs_for(&chunk.bind(registry, None).unwrap(), spec, programs);
+    }
+}
+
+fn programs_for(plan: &Plan, spec: &str, programs: &mut Vec<(String, Program)>) {
+    for variant in [Variant::Portable, Variant::Subgroup] {
+        let program = Program::new(plan, variant, 64).unwrap();
+        programs.push((format!("{spec}, {}", variant.name()), program));
     }
 }
 
 fn entries(source: &str) -> impl Iterator<Item = &'static str> + '_ {
-    ["decode", "reconstruct", "check_escapes"]
+    ["decode", "predict", "keep", "reconstruct", "check_escapes"]
         .into_iter()
         .filter(move |name| source.contains(&format!("fn {name}(")))
 }

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "parity/profiles.rs"]
+mod profiles;
+
 use std::sync::{Arc, LazyLock};
 
 use cacheg_core::testkit::{Random, models};
 use cacheg_core::{
-    Backend, Chunk, Cpu, Encoder, Geometry, KvCache, KvOut, Limits, Pipeline, Plan, Registry, Result, reseal,
+    Backend, Chunk, Cpu, Encoder, Geometry, KvCache, KvOut, Limits, Pipeline, Plan, Profile, Registry,
+    Result, reseal,
 };
 use cacheg_gpu::{Recorded, Simulated, Variant, simulate};
 
@@ -27,6 +31,14 @@ const PIPELINES: &[&str] = &[
     "uniform(bits=2;axis=channel;group=5;zero=true)|range",
     "bytes|rans(tables=class;classes=256)",
     "bytes|rans(contexts=3)",
+];
+
+/// The same with profiles.
+const PROFILED: &[&str] = &[
+    "mean|steps(step=0.5;importance=attention;power=0.5)|rans(tables=scale)",
+    "mean|klt|steps(step=0.5;reach=3;importance=attention;power=0.5)|range(tables=scale)",
+    "sinks(first=1)|mean|predict|klt|steps(step=0.5;reach=3;importance=attention;power=0.5)|rans(tables=scale)",
+    "mean|klt|predict(layers=2)|bins(step=0.5)|rans",
 ];
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
@@ -80,11 +92,15 @@ fn run(chunk: &Chunk<'_>, plan: &Plan, variant: Variant, what: &str) -> Option<S
 
 fn check(geometry: &Geometry, tokens: usize, spec: &str) {
     let bytes = encode(geometry, tokens, spec);
-    let chunk = Chunk::parse(&bytes, &Limits::default()).unwrap();
-    let plan = chunk.bind(&REGISTRY, None).unwrap();
+    check_bytes(&bytes, None, &format!("{spec}, {tokens} tokens, {geometry:?}"));
+}
+
+fn check_bytes(bytes: &[u8], profile: Option<&Profile>, what: &str) {
+    let chunk = Chunk::parse(bytes, &Limits::default()).unwrap();
+    let plan = chunk.bind(&REGISTRY, profile).unwrap();
     let expected = decode(&chunk, &plan).unwrap();
     for variant in [Variant::Portable, Variant::Subgroup] {
-        let what = format!("{spec}, {tokens} tokens, {geometry:?}, {}", variant.name());
+        let what = format!("{what}, {}", variant.name());
         let simulated = run(&chunk, &plan, variant, &what).unwrap();
         assert!(simulated.output == expected, "{what}");
         assert!(simulated.faults.iter().all(|bits| *bits == 0), "{what}: {:?}", simulated.faults);
@@ -102,6 +118,27 @@ fn every_model_and_pipeline() {
             }
         }
     }
+}
+
+/// Planes that are predicted from others, and tokens with grades.
+#[test]
+fn pipelines_that_need_profiles() {
+    let models = models().unwrap();
+    let geometries =
+        [models[0].geometry.clone(), models[1].geometry.clone(), profiles::uneven(), profiles::broad()];
+    let mut checked = 0;
+    for (geometry, tokens) in geometries.iter().zip([&[1, 33, 70][..], &[33], &[40], &[20]]) {
+        for spec in PROFILED {
+            // Of models whose keys and values have not as many heads, nothing is graded.
+            let Ok(profile) = profiles::profile(&REGISTRY, geometry, spec) else { continue };
+            for tokens in tokens {
+                let bytes = profiles::chunk_of(&REGISTRY, geometry, &profile, spec, *tokens);
+                check_bytes(&bytes, Some(&profile), &format!("{spec}, {tokens} tokens, {geometry:?}"));
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 5 * PROFILED.len(), "{checked}");
 }
 
 #[test]

@@ -49,7 +49,7 @@ use std::sync::Arc;
 
 use cacheg_core::{
     Alphabet, BindCx, BoundQuantizer, Build, Calibrator, EscapeReader, EscapeWriter, Kernel, Kind, List,
-    Part, PartCx, Plane, Plugin, Quantizer, Result, Role, Stage, TileCx, config, settings,
+    Part, PartCx, Plane, Plugin, Quantizer, Result, Role, Segment, Stage, TileCx, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
@@ -324,8 +324,8 @@ impl BoundQuantizer for Bound {
         Some(Kernel::new(include_str!("bins.wgsl"), data))
     }
 
-    fn escaped(&self, plane: &Plane, part: usize, _: usize, value: i32) -> Result<f32> {
-        match self.mode(plane, part) {
+    fn escaped(&self, plane: &Plane, segment: &Segment, _: usize, value: i32) -> Result<f32> {
+        match self.mode(plane, segment.part) {
             Some(Mode::Step(step)) => step.escaped(value),
             _ => Err(cacheg_core::Error::corrupt("an escaped value without its symbol")),
         }

@@ -91,6 +91,17 @@ impl IntMatrix {
         }
     }
 
+    /// One of its numbers; 0 where it has none.
+    pub(crate) fn number(&self, row: usize, col: usize) -> i8 {
+        let at = (col / STRIP) * (self.width() / 2) + row / 2;
+        self.pairs.get(at).map_or(0, |pair| pair[2 * (col % STRIP) + row % 2] as i8)
+    }
+
+    /// Rows and columns.
+    pub(crate) fn dim(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
     /// Numbers of a row that is multiplied: as many as the matrix has rows, rounded up to even.
     pub(crate) fn width(&self) -> usize {
         self.rows.next_multiple_of(2)

@@ -28,12 +28,13 @@
 //! ```
 
 mod calibrate;
+mod kernel;
 
 use std::sync::Arc;
 
 use cacheg_core::{
-    BindCx, BoundTransform, Build, Calibrator, Error, Kind, Plane, Plugin, Result, Stage, TileCx, Transform,
-    config, settings,
+    BindCx, BoundTransform, Build, Calibrator, Error, Kernel, Kind, Plane, Plugin, Result, Stage, TileCx,
+    Transform, config, settings,
 };
 use multiversion::multiversion;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -245,6 +246,10 @@ impl BoundTransform for Bound {
 
     fn references(&self, plane: &Plane) -> &[usize] {
         self.references.get(plane.index).map_or(&[], Vec::as_slice)
+    }
+
+    fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
+        Some(kernel::kernel(self))
     }
 
     fn forward(

@@ -41,8 +41,8 @@ use std::sync::Arc;
 
 use cacheg_core::{
     Alphabet, BindCx, BoundQuantizer, Build, CLASSES, Calibrator, Error, EscapeReader, EscapeWriter, GRADES,
-    Grader, Kernel, Kind, Part, PartCx, Plane, Plugin, Quantizer, Result, Source, Stage, StageData, TileCx,
-    config, settings,
+    Grader, Kernel, Kind, Part, PartCx, Plane, Plugin, Quantizer, Result, Segment, Source, Stage, StageData,
+    TileCx, config, settings,
 };
 use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
@@ -321,31 +321,30 @@ impl BoundQuantizer for Bound {
     }
 
     fn kernel(&self, _: &[Plane]) -> Option<Kernel> {
-        if self.grading.is_some() {
-            return None;
-        }
         let reach = self.planes.iter().flatten().flatten().map(|columns| columns.reach).next().unwrap_or(1);
-        // Where each part's columns begin, four parts to a plane; then two words for each column.
+        let grades = if self.grading.is_some() { GRADES } else { 1 };
+        // Where each part's columns begin, four parts to a plane; then two words for each grade of each column.
         let mut data = vec![u32::from(reach)];
         let mut columns = Vec::new();
         let first = 1 + 4 * self.planes.len();
         for parts in &self.planes {
             for part in 0..4 {
                 data.push((first + columns.len()) as u32);
-                if let Some(Columns { fractions, shifts, .. }) =
-                    parts.get(part).and_then(|grades| grades.first())
-                {
-                    let words = fractions.iter().zip(shifts);
-                    columns.extend(words.flat_map(|(fraction, shifts)| [fraction.to_bits(), *shifts]));
+                let Some(part) = parts.get(part) else { continue };
+                for col in 0..part.first().map_or(0, |columns| columns.steps.len()) {
+                    columns.extend(part.iter().flat_map(|of| [of.fractions[col].to_bits(), of.shifts[col]]));
                 }
             }
         }
         data.extend(columns);
-        Some(Kernel::new(include_str!("steps.wgsl"), data))
+        let source = include_str!("steps.wgsl").replace("$GRADES", &format!("{grades}u"));
+        Some(Kernel::new(source, data))
     }
 
-    fn escaped(&self, plane: &Plane, part: usize, col: usize, value: i32) -> Result<f32> {
-        self.columns(plane, part).ok_or_else(crate::unknown_plane)?.escaped(col, value)
+    fn escaped(&self, plane: &Plane, segment: &Segment, col: usize, value: i32) -> Result<f32> {
+        let grades = self.of_part(plane, segment.part).ok_or_else(crate::unknown_plane)?;
+        let columns = grades.get(usize::from(segment.grade));
+        columns.ok_or_else(|| Error::data("a grade that is not there"))?.escaped(col, value)
     }
 
     fn quantize(

@@ -1,7 +1,7 @@
 // `steps`: twin of steps/columns.rs.
 //
-// Data: the reach; for each plane and each of its four possible parts where its columns begin; of each column two words:
-// a 256th of the step, and what is taken off |q| = 0, 1, 2, 3 and more, a byte each.
+// Data: the reach; for each plane and each of its four possible parts where its columns begin; of each column and each of its
+// $GRADES grades two words: a 256th of the step, and what is taken off |q| = 0, 1, 2, 3 and more, a byte each.
 
 // Of each part.
 var<private> $begins: array<u32, 4>;
@@ -13,7 +13,7 @@ fn $enter(plane: u32) {
 }
 
 fn $value(p: Place) -> f32 {
-    let at = $begins[p.part] + 2u * p.col;
+    let at = $begins[p.part] + 2u * ($GRADES * p.col + grade(p));
     let reach = $data(0u);
     let found = symbol(p, 0u);
     if found == 2u * reach + 1u {

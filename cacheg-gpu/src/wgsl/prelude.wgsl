@@ -19,6 +19,12 @@ struct Window {
     order: u32,
     // Where in `scratch` a word for each escape says whether its symbol was found.
     marks: u32,
+    // Records: of each plane its channels, and those of the planes before it; how graded symbols are arranged.
+    planes: u32,
+    orders: u32,
+    // Where in `scratch` values are that others are predicted from.
+    kept: u32,
+    unused: u32,
     // Where the parameters of each stage begin in `data`, four to a vector.
     stages: array<vec4<u32>, 4>,
 }
@@ -69,9 +75,13 @@ struct Piece {
     capacity: u32,
     // The position of its first row in the context: low half, high half.
     position: vec2<u32>,
+    // Where among `orders` it is said how its symbols are arranged.
+    order: u32,
+    // Where among the values that are kept those of its rows begin, plane after plane.
+    kept: u32,
 }
 
-const PIECE_WORDS: u32 = 16u;
+const PIECE_WORDS: u32 = 17u;
 
 // The one that the invocation works on.
 var<private> piece: Piece;
@@ -82,6 +92,7 @@ fn enter_piece(number: u32) {
         vec4<u32>(table[at], table[at + 1u], table[at + 2u], table[at + 3u]),
         table[at + 4u], table[at + 5u], table[at + 6u], table[at + 7u], table[at + 8u], table[at + 9u],
         table[at + 10u], table[at + 11u], table[at + 12u], vec2<u32>(table[at + 13u], table[at + 14u]),
+        table[at + 15u], table[at + 16u],
     );
     enter_stages(piece.plane);
 }
@@ -183,16 +194,16 @@ const SEGMENT_KEPT: u32 = 32u;
 // The tile's escapes: the first, and the one behind the last.
 const TILE_WORDS: u32 = 2u;
 
+// The first segment of a place's part.
 fn segment_of(p: Place) -> u32 {
     return piece.parts[p.part];
 }
 
-fn part_rows(p: Place) -> u32 {
-    return segment_rows(segment_of(p));
-}
-
-fn part_cols(p: Place) -> u32 {
-    return segment_cols(segment_of(p));
+// Where a place's symbol is: in which segment, and where in it.
+struct Coded {
+    segment: u32,
+    row: u32,
+    col: u32,
 }
 
 // A byte of the payload.
@@ -228,8 +239,9 @@ fn scratch_set(segment: u32, index: u32, word: u32) {
 
 // What an escape at this place stands for.
 fn escape(p: Place) -> f32 {
-    let segment = segment_of(p);
-    let wanted = segment_first(segment) + p.row * segment_cols(segment) + p.col;
+    let at = coded(p);
+    let segment = at.segment;
+    let wanted = segment_first(segment) + at.row * segment_cols(segment) + at.col;
     let tile = window.tiles + TILE_WORDS * p.tile;
     var low = table[tile];
     var high = table[tile + 1u];

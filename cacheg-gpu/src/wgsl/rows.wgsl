@@ -1,6 +1,5 @@
-// All that is left behind the coder, if a stage works on whole rows of heads, `$` being its prefix: a workgroup for some rows of
-// a head of a piece. It asks the stages behind for all values, has the stage transform them, and asks the stages in front for
-// elements.
+// A stage that works on whole rows of heads, `$` being its prefix: a workgroup for some rows of a head of a piece. It asks the
+// stages behind for all values, has the stage transform them, and has what the stages in front make of them stored.
 
 // The same for all invocations.
 struct HeadRows {
@@ -24,8 +23,7 @@ fn $value(p: Place) -> f32 {
     return row_values[rows_base + p.row * piece.dim + p.col];
 }
 
-@compute @workgroup_size(256)
-fn reconstruct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn transform_rows(group: vec3<u32>, lane: u32) {
     let number = window.first_piece + group.z;
     if number >= window.piece_count {
         return;

@@ -15,7 +15,8 @@ fn emit_from(segment: u32) {}
 fn emit(segment: u32, row: u32, col: u32, symbols: vec4<u32>) {}
 
 fn symbol(p: Place, symbol_plane: u32) -> u32 {
-    return coder_symbol(segment_of(p) + symbol_plane, p.row, p.col);
+    let at = coded(p);
+    return coder_symbol(at.segment + symbol_plane, at.row, at.col);
 }
 
 fn escape_found(segment: u32, p: Place, index: u32) {}

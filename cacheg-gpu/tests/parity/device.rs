@@ -9,7 +9,7 @@ use cacheg_gpu::{DeviceKv, Gpu, Options};
 use super::{GPU, REGISTRY, cache, encode};
 
 /// The bytes of a part of a buffer.
-fn read(gpu: &Gpu, part: &wgpu::BufferBinding<'_>) -> Vec<u8> {
+pub(crate) fn read(gpu: &Gpu, part: &wgpu::BufferBinding<'_>) -> Vec<u8> {
     let size = part.size.unwrap().get();
     let (device, queue) = (gpu.wgpu_device(), gpu.wgpu_queue());
     let staging = device.create_buffer(&wgpu::BufferDescriptor {

@@ -7,13 +7,16 @@ mod corrupt;
 mod device;
 mod klt;
 mod pipelines;
+mod predicted;
+mod profiles;
 mod rotated;
 
 use std::sync::{Arc, LazyLock};
 
 use cacheg_core::testkit::Random;
 use cacheg_core::{
-    Backend, Chunk, Cpu, Encoder, Geometry, KvCache, KvOut, KvView, Limits, Pipeline, Plan, Registry, Result,
+    Backend, Chunk, Cpu, Encoder, Geometry, KvCache, KvOut, KvView, Limits, Pipeline, Plan, Profile,
+    Registry, Result,
 };
 use cacheg_gpu::{Gpu, Hybrid};
 
@@ -54,8 +57,13 @@ fn decode(backend: &dyn Backend, chunk: &Chunk<'_>, plan: &Arc<Plan>) -> Result<
 
 /// Both, on a chunk that may be damaged.
 fn both(bytes: &[u8]) -> Option<[Result<KvCache>; 2]> {
+    both_with(bytes, None)
+}
+
+/// The same of a pipeline that needs a profile.
+fn both_with(bytes: &[u8], profile: Option<&Profile>) -> Option<[Result<KvCache>; 2]> {
     let chunk = Chunk::parse(bytes, &Limits::default()).ok()?;
-    let plan = chunk.bind(&REGISTRY, None).ok()?;
+    let plan = chunk.bind(&REGISTRY, profile).ok()?;
     let [cpu, gpu] = [decode(&Cpu, &chunk, &plan), decode(&*GPU, &chunk, &plan)];
     let hybrid = decode(&Hybrid::new(GPU.clone()), &chunk, &plan);
     match (&cpu, &hybrid) {

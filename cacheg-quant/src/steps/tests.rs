@@ -131,8 +131,12 @@ fn hand_computed() {
         [-4.0 + 0.0625, 5.0, half, 0.0]
     ];
     assert_eq!(y, want);
-    assert_eq!(bound.escaped(&planes[0], 0, 3, -10).unwrap(), -10.0 * half);
-    assert!(bound.escaped(&planes[0], 0, 4, 1).is_err() && bound.escaped(&planes[0], 1, 0, 1).is_err());
+    let [first, second] =
+        [0, 1].map(|part| Segment::new(0, part, 0, 4, 4, Alphabet { size: 10, escape: true }));
+    assert_eq!(bound.escaped(&planes[0], &first, 3, -10).unwrap(), -10.0 * half);
+    assert!(bound.escaped(&planes[0], &first, 4, 1).is_err());
+    assert!(bound.escaped(&planes[0], &second, 0, 1).is_err());
+    assert!(bound.escaped(&planes[0], &first.of_grade(0, 1), 0, 1).is_err());
 }
 
 /// The product of a reconstruction is exact, for all steps, symbols and centroids.
