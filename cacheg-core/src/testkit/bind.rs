@@ -226,7 +226,7 @@ pub(crate) fn each<S: Unbound + ?Sized>(
     let mut checked = 0;
     for case in &suite.cases()? {
         for model in &models {
-            for layout in S::LAYOUTS {
+            for layout in S::LAYOUTS.iter().filter(|layout| suite.tests(layout)) {
                 for &source in &suite.sources {
                     let place = || {
                         format!("{} on `{}`, `{}`, data from {source:?}", case.text, model.name, layout.name)

@@ -1,5 +1,7 @@
 //! Checks of quantizers.
 
+use std::ops::Range;
+
 use ndarray::{Array2, Axis, s};
 
 use super::alloc::no_allocation;
@@ -9,7 +11,7 @@ use super::models::part_rows;
 use super::suite::{Within, ensure, survive};
 use super::{Check, Failure, Model, Random, Suite, calibration, kv_like, settings, values};
 use crate::{
-    Alphabet, BoundQuantizer, CLASSES, Dtype, Escapes, GRADES, Part, PartCx, Plane, Quantizer, Role, TileCx,
+    Alphabet, BoundQuantizer, CLASSES, Dtype, Escapes, GRADES, Part, PartCx, Plane, Quantizer, TileCx,
 };
 
 /// Number of the part's first symbol among the tile's: not 0, so that nobody overlooks it.
@@ -42,17 +44,17 @@ static SOME_GRADES: [u8; 1 << 13] = {
     grades
 };
 
-/// The tile with grades, of which each token always has the same.
-fn graded(tile: TileCx<'_>) -> TileCx<'_> {
+/// The tile with grades of some rows of a part, of which each always has the same.
+fn graded(tile: TileCx<'_>, rows: Range<usize>) -> TileCx<'_> {
     let heads = tile.plane.shape.heads as usize;
-    let grades = SOME_GRADES.get(tile.first * heads..(tile.first + tile.rows) * heads);
+    let grades = SOME_GRADES.get((tile.first + rows.start) * heads..(tile.first + rows.end) * heads);
     tile.with_grades(grades.unwrap_or_default())
 }
 
 impl<'a> Piece<'a> {
     pub(crate) fn new(bound: &'a dyn BoundQuantizer, tile: TileCx<'a>, index: usize, part: &Part) -> Self {
         let cx = PartCx::new(index, part.role, part_rows(part.role, tile.rows), part.cols);
-        let tile = if bound.grades().is_empty() || part.role != Role::Whole { tile } else { graded(tile) };
+        let tile = if bound.grades().is_empty() { tile } else { graded(tile, 0..cx.rows) };
         Self { bound, tile, cx, alphabets: bound.alphabets(tile.plane, part, index) }
     }
 
@@ -214,7 +216,9 @@ pub fn pieces(suite: &Suite) -> Check {
             for first in (0..piece.cx.rows).step_by(bound.row_multiple()) {
                 let rows = bound.row_multiple().min(piece.cx.rows - first);
                 let cx = PartCx { rows, ..piece.cx };
-                let part = Piece { bound, tile: piece.tile, cx, alphabets: piece.alphabets.clone() };
+                let own = |tile| graded(tile, first..first + rows);
+                let tile = if bound.grades().is_empty() { piece.tile } else { own(piece.tile) };
+                let part = Piece { bound, tile, cx, alphabets: piece.alphabets.clone() };
                 let got = part.quantize(
                     &x.slice(s![first..first + rows, ..]).to_owned(),
                     Lie::RowMajor,

@@ -86,6 +86,7 @@ pub struct Suite {
     pub(crate) golden_bound: f32,
     pub(crate) sources: Vec<Source>,
     refuses: Vec<String>,
+    layouts: Vec<String>,
     rows: Vec<usize>,
 }
 
@@ -100,6 +101,7 @@ impl Suite {
             golden_bound: 0.0,
             sources: vec![Source::Profile, Source::Chunk],
             refuses: Vec::new(),
+            layouts: Vec::new(),
             rows: Vec::new(),
         }
     }
@@ -140,6 +142,13 @@ impl Suite {
         self
     }
 
+    /// Names of the only layouts of parts to test, for stages that pipelines never give others.
+    #[must_use]
+    pub fn layouts(mut self, names: &[&str]) -> Self {
+        self.layouts = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
     /// More tile heights to test.
     #[must_use]
     pub fn rows(mut self, rows: &[usize]) -> Self {
@@ -152,10 +161,8 @@ impl Suite {
         ensure(!self.specs.is_empty() && !self.sources.is_empty(), || "the suite is empty".to_owned())?;
         let mut known: BTreeSet<&str> = models()?.iter().map(|model| model.name).collect();
         known.extend([PLANES, PARTS, CODED].concat().iter().map(|layout| layout.name));
-        for name in &self.refuses {
-            ensure(known.contains(name.as_str()), || {
-                format!("refuses: the kit has no `{name}`, but {known:?}")
-            })?;
+        for name in self.refuses.iter().chain(&self.layouts) {
+            ensure(known.contains(name.as_str()), || format!("the kit has no `{name}`, but {known:?}"))?;
         }
         let case = |text: &String| {
             let mut stages = spec::parse(text).within(|| text.clone())?;
@@ -164,6 +171,10 @@ impl Suite {
             Ok(Case { text: text.clone(), config: stages.remove(0).config })
         };
         self.specs.iter().map(case).collect()
+    }
+
+    pub(crate) fn tests(&self, layout: &Layout) -> bool {
+        self.layouts.is_empty() || self.layouts.iter().any(|name| name == layout.name)
     }
 
     pub(crate) fn refuses_to_bind(&self, model: &str, layout: &Layout) -> bool {
