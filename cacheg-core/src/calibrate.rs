@@ -140,7 +140,7 @@ impl Calibration<'_> {
         drop(views);
         let step = (tokens / SOME_TOKENS).max(1);
         let mut number = 0..;
-        decoded.retain(|_| number.next().is_some_and(|number: usize| number % step == 0));
+        decoded.retain(|_| number.next().is_some_and(|number: usize| number.is_multiple_of(step)));
         self.reconstructions = decoded;
         Ok(())
     }

@@ -83,9 +83,9 @@ pub fn of_bits(
         let Some(encoder) = level.shifted(shift) else { break };
         let bits_per_value = bits(&encoder)?;
         if bits_per_value < wanted {
-            low = shift
+            low = shift;
         } else {
-            high = shift
+            high = shift;
         }
         if off(bits_per_value) < off(best.bits_per_value) {
             best = Found { level: best.level, encoder, shift, bits_per_value };

@@ -56,6 +56,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.print(args.json, |report| {
         let layers = view.geometry().layers();
         let raw = view.geometry().bytes_per_token() * view.tokens() as u64;
+        let note = if profile.geometry() == view.geometry() {
+            format!(
+                "`{}` uses a profile of {:.1} MB, calibrated on {} other texts, that all contexts of the model share.\n",
+                cacheg::SAMPLE_PROFILE.0,
+                profile.bytes().len() as f64 / 1e6,
+                profile.contexts()
+            )
+        } else {
+            String::new()
+        };
         let table = report.table(&[
             ("name", "preset", 0),
             ("level", "level", 0),
@@ -71,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "{source}: {} tokens, {layers} layers, {raw} bytes of KV cache.\n\
              Encoded to a container with every preset, decoded again, compared:\n\n{table}\n\n\
              bits/value counts every byte of the file; ratio is to the KV cache as it was; SNR is signal to error of keys\n\
-             and values; MB/s are megabytes of KV cache per second on all cores, entropy tables included.\n\n{NEXT}",
+             and values; MB/s are megabytes of KV cache per second on all cores, entropy tables included.\n{note}\n{NEXT}",
             view.tokens()
         )
     })
@@ -85,8 +95,9 @@ const NEXT: &str = "Try next:
                                                         tables calibrated once instead of carried in every chunk
   cacheg inspect kv.cgkv                                where the bytes go
 
-Not above: the presets `klt`, `predictive`, `predictive-key` and `predictive-attention`, which need a quarter of the bits or
-less. They take a profile of the model that is made with statistics (docs/codecs.md).";
+Presets that take a profile of the model made with statistics, `klt`, `predictive`, `predictive-key` and `predictive-attention`,
+need a fifth of the bits for the same predictions of the model, or less: docs/codecs.md. They put errors where the model
+does not look, which SNR cannot tell.";
 
 /// Encodes and decodes once in full for warming up, then takes the best of a few runs.
 fn measure(
