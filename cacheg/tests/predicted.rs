@@ -4,9 +4,9 @@
 
 mod common;
 
-use cacheg::core::{Container, reseal};
-use cacheg::{ErrorKind, KvCache, Limits, Pipeline, Profile, Registry, calibrate};
-use common::{cache, decode, encode, mixed, rmse};
+use cacheg::core::{Container, Dtype, LayerGroup, reseal};
+use cacheg::{ErrorKind, Geometry, KvCache, Limits, Pipeline, Profile, Registry, calibrate};
+use common::{cache, decode, encode, mixed, rmse, shape};
 
 const SPEC: &str = "sinks(first=2)|unrope|mean|predict|klt|bins(step=0.25)|rans";
 
@@ -51,6 +51,68 @@ fn decoders_predict_as_encoders_do() {
                 assert_eq!(decode(&registry, &bytes, Some(&profile)).unwrap(), back, "{spec}");
             });
         }
+    }
+}
+
+/// Tokens of 100 layers, each of which adds a little to the one before.
+fn deep(tokens: usize, seed: u64) -> KvCache {
+    let shape = shape(2, 8, Dtype::F32);
+    let layers = LayerGroup { repeat: 100, key: shape, value: shape, latent: None, rope: None };
+    let geometry = Geometry::new([layers]).unwrap();
+    let mut random = cacheg::core::testkit::Random::new(seed);
+    let mut planes: Vec<Vec<f32>> = Vec::new();
+    for plane in 0..200 {
+        let noise = (0..tokens * 16).map(|_| random.normal());
+        planes.push(match planes.len().checked_sub(2) {
+            None => noise.collect(),
+            Some(before) => planes[before].iter().zip(noise).map(|(x, y)| 0.98 * x + 0.2 * y).collect(),
+        });
+        assert_eq!(planes.len(), plane + 1);
+    }
+    KvCache::from_fn(&geometry, tokens, |plane, token, channel| planes[plane.index][token * 16 + channel])
+}
+
+/// Root mean square error over some planes.
+fn error_in(a: &KvCache, b: &KvCache, planes: std::ops::Range<usize>) -> f64 {
+    let (mut sum, mut count) = (0.0, 0);
+    for plane in planes {
+        let load = |kv: &KvCache| {
+            let mut rows = vec![0.0; kv.tokens() * 16];
+            kv.view().load(plane, 0, kv.tokens(), &mut rows);
+            rows
+        };
+        for (a, b) in load(a).iter().zip(load(b)) {
+            sum += f64::from(a - b).powi(2);
+            count += 1;
+        }
+    }
+    (sum / f64::from(count)).sqrt()
+}
+
+/// What is predicted from what was predicted, a hundred times over, is no worse than what was not.
+#[test]
+fn errors_do_not_add_up_over_100_layers() {
+    let registry = cacheg::builtins().unwrap();
+    for step in [0.1, 0.5, 2.0] {
+        let spec = |predict: &str| format!("mean|{predict}klt|bins(step={step})|rans");
+        let (kv, profile) = setup(&registry, &spec("predict|"), [deep(96, 1), deep(256, 2)]);
+        let bytes = encode(&registry, &spec("predict|"), &kv, Some(&profile), 96).unwrap();
+        let back = decode(&registry, &bytes, Some(&profile)).unwrap();
+        // The first layer is predicted from nothing.
+        let all: Vec<f64> = (0..5).map(|i| error_in(&kv, &back, (40 * i).max(2)..40 * i + 40)).collect();
+        let (least, most) =
+            all.iter().fold((f64::INFINITY, 0.0f64), |(low, high), x| (low.min(*x), high.max(*x)));
+        assert!(least > 0.0 && most < 1.5 * least, "step {step}: {all:?}");
+        // It does predict: what is left is much smaller than the values.
+        let (kv, without) = setup(&registry, &spec(""), [deep(96, 1), deep(256, 2)]);
+        let plain = decode(
+            &registry,
+            &encode(&registry, &spec(""), &kv, Some(&without), 96).unwrap(),
+            Some(&without),
+        )
+        .unwrap();
+        let (with, plain) = (error_in(&kv, &back, 40..200), error_in(&kv, &plain, 40..200));
+        assert!(with < 0.6 * plain, "step {step}: {with} with predictions, {plain} without");
     }
 }
 

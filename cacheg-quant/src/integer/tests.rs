@@ -86,3 +86,17 @@ fn bytes_are_as_large_as_they_can_be() {
     assert_eq!(to_bytes([0.0, 0.0].into_iter(), &mut bytes), 0);
     assert_eq!(bytes, [0, 0]);
 }
+
+#[test]
+fn numbers_are_given_back() {
+    for (rows, cols) in [(1, 1), (2, 16), (3, 17), (5, 40)] {
+        let numbers: Vec<i8> = (0..rows * cols).map(|i| (i * 37 % 251) as u8 as i8).collect();
+        let matrix = IntMatrix::new(rows, cols, &numbers);
+        assert_eq!(matrix.dim(), (rows, cols));
+        for (index, number) in numbers.iter().enumerate() {
+            assert_eq!(matrix.number(index / cols, index % cols), *number);
+        }
+        // What fills up words of four numbers.
+        assert!((cols..cols.next_multiple_of(4)).all(|col| matrix.number(rows - 1, col) == 0));
+    }
+}
