@@ -29,8 +29,8 @@ pub mod flow;
 pub mod levels;
 pub mod output;
 mod presets;
-#[cfg(feature = "cli")]
 pub mod rate;
+#[cfg(feature = "cli")]
 pub mod report;
 #[cfg(feature = "net")]
 pub mod timeline;
