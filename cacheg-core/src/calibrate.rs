@@ -104,7 +104,8 @@ struct Calibration<'c> {
     /// What is done.
     sections: Vec<(Vec<StageSpec>, StageData)>,
     /// What the last pipeline that predicts made of some chunks: the next one, a level further, will make nearly the same of them.
-    reconstructions: Vec<KvCache>,
+    /// And which rows these have.
+    reconstructions: Vec<(Range<usize>, KvCache)>,
 }
 
 impl Calibration<'_> {
@@ -115,13 +116,11 @@ impl Calibration<'_> {
     /// last come all chunks.
     fn pipeline(&mut self, pipeline: &Pipeline, seen: &[ToSee<'_, '_>]) -> Result<()> {
         let tokens: usize = seen.iter().map(|chunk| chunk.range.len()).sum();
-        let some: Vec<ToSee<'_, '_>> = seen.iter().step_by((tokens / SOME_TOKENS).max(1)).cloned().collect();
+        let step = (tokens / SOME_TOKENS).max(1);
+        let some: Vec<ToSee<'_, '_>> = seen.iter().step_by(step).cloned().collect();
         let before = std::mem::take(&mut self.reconstructions);
-        let views: Vec<KvView<'_>> = before.iter().map(KvCache::view).collect();
-        let fits = |(chunk, view): (&ToSee<'_, '_>, &KvView<'_>)| {
-            (chunk.range.end, chunk.view.first_position()) == (view.tokens(), view.first_position())
-        };
-        let same = views.len() == some.len() && some.iter().zip(&views).all(fits);
+        let views: Vec<KvView<'_>> = before.iter().map(|(_, cache)| cache.view()).collect();
+        let same = some.iter().map(|chunk| &chunk.range).eq(before.iter().map(|(range, _)| range));
         let start = if same { with_references(&some, &views) } else { some.clone() };
         let mut plan = self.round(pipeline, seen, &start, false)?;
         let Some(stage) = plan.predictor_stage() else {
@@ -134,14 +133,12 @@ impl Calibration<'_> {
             plan = self.round(pipeline, seen, &with_references(&some, &views), false)?;
         }
         drop(start);
-        let mut decoded = reconstruct(&plan, seen)?;
+        let decoded = reconstruct(&plan, seen)?;
         let views: Vec<KvView<'_>> = decoded.iter().map(KvCache::view).collect();
         self.round(pipeline, seen, &with_references(seen, &views), true)?;
         drop(views);
-        let step = (tokens / SOME_TOKENS).max(1);
-        let mut number = 0..;
-        decoded.retain(|_| number.next().is_some_and(|number: usize| number.is_multiple_of(step)));
-        self.reconstructions = decoded;
+        let ranges = seen.iter().map(|chunk| chunk.range.clone());
+        self.reconstructions = ranges.zip(decoded).step_by(step).collect();
         Ok(())
     }
 

@@ -33,6 +33,7 @@ mod calibration;
 pub mod coder;
 pub mod golden;
 mod grid;
+mod made;
 mod models;
 pub mod quantizer;
 mod random;
@@ -43,6 +44,7 @@ pub mod transform;
 mod values;
 
 pub use alloc::{Allocations, CountingAllocator, is_counting, measure, no_allocation};
+pub use made::{even_heads, importance, statistics};
 pub use models::{Model, models};
 pub use random::Random;
 pub use suite::{Check, Failure, Suite};
@@ -61,6 +63,7 @@ pub use values::kv_like;
 /// | `error_bound` | `f32` | quantizers: largest error, relative to the part's largest value; without it, a second pass must lose no more than the first |
 /// | `rows` | `&[usize]` | more tile heights to test |
 /// | `refuses` | `&[&str]` | models and layouts of the kit that the stage must refuse to bind to |
+/// | `layouts` | `&[&str]` | the only layouts of the kit to test; all by default |
 /// | `sources` | `&[Source]` | where the stage's data may come from; both by default |
 /// | `allocations` | `true` | proves that calls do not allocate; needs [`CountingAllocator`](crate::testkit::CountingAllocator) |
 /// | `golden` | `"dir"` | compares with files under `dir` of the calling crate; see [`golden`](crate::testkit::golden) |

@@ -65,6 +65,10 @@ pub(crate) fn ballot(variant: Variant) -> &'static str {
 /// 65,535 times.
 const MOST_REFERENCES: usize = 32_768;
 
+/// Rows and columns of a plane that a workgroup predicts; as in kept.wgsl.
+const PREDICT_ROWS: usize = 16;
+const PREDICT_COLS: usize = 256;
+
 /// How the values of a piece are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -106,7 +110,7 @@ pub(crate) struct Predicted {
 impl Predicted {
     /// Workgroups that predict a piece of that many rows.
     pub(crate) fn groups(plane: &Plane, rows: usize) -> usize {
-        rows.div_ceil(16) * plane.channels().div_ceil(256)
+        rows.div_ceil(PREDICT_ROWS) * plane.channels().div_ceil(PREDICT_COLS)
     }
 
     /// How the values that are kept are made.

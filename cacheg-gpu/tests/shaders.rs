@@ -7,7 +7,7 @@ mod profiles;
 
 use std::process::Command;
 
-use cacheg_core::testkit::models;
+use cacheg_core::testkit::{even_heads, models};
 use cacheg_core::{Encoder, Geometry, KvCache, Limits, Pipeline, Plan, Registry};
 use cacheg_gpu::{Program, Variant};
 use naga::back::{hlsl, msl, spv};
@@ -47,7 +47,7 @@ fn programs() -> Vec<(String, Program)> {
         programs_of(&registry, &model.geometry, &mut programs);
     }
     for (geometry, spec) in
-        [profiles::uneven(), profiles::broad()].iter().flat_map(|g| PROFILED.map(|s| (g, s)))
+        [even_heads().unwrap(), profiles::broad()].iter().flat_map(|g| PROFILED.map(|s| (g, s)))
     {
         let profile = profiles::profile(&registry, geometry, spec).unwrap();
         let bytes = profiles::chunk_of(&registry, geometry, &profile, spec, 40);

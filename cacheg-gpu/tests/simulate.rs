@@ -7,7 +7,7 @@ mod profiles;
 
 use std::sync::{Arc, LazyLock};
 
-use cacheg_core::testkit::{Random, models};
+use cacheg_core::testkit::{Random, even_heads, models};
 use cacheg_core::{
     Backend, Chunk, Cpu, Encoder, Geometry, KvCache, KvOut, Limits, Pipeline, Plan, Profile, Registry,
     Result, reseal,
@@ -125,7 +125,7 @@ fn every_model_and_pipeline() {
 fn pipelines_that_need_profiles() {
     let models = models().unwrap();
     let geometries =
-        [models[0].geometry.clone(), models[1].geometry.clone(), profiles::uneven(), profiles::broad()];
+        [models[0].geometry.clone(), models[1].geometry.clone(), even_heads().unwrap(), profiles::broad()];
     let mut checked = 0;
     for (geometry, tokens) in geometries.iter().zip([&[1, 33, 70][..], &[33], &[40], &[20]]) {
         for spec in PROFILED {

@@ -1,29 +1,41 @@
 //! Damaged streams: the CPU's verdict, and its values where it finds nothing.
 
 use cacheg_core::testkit::{Random, models};
-use cacheg_core::{Chunk, ErrorKind, Limits, reseal};
+use cacheg_core::{Chunk, ErrorKind, Limits, Profile, reseal};
 
 use super::close::{BOUND, worst};
-use super::{REGISTRY, both, cache, encode};
+use super::{REGISTRY, both_with, cache, encode};
 
 fn mutations(spec: &str, count: usize) {
     let geometry = &models().unwrap()[0].geometry;
     let bytes = encode(&cache(geometry, 150, 3).view(), spec).unwrap();
+    // Behind the header: what it says is checked before any device sees the chunk.
+    let (found, harmless) = verdicts(&bytes, None, bytes.len() / 2, count, spec);
+    assert!(found + harmless > count / 2, "{spec}: {found} found, {harmless} harmless");
+}
+
+/// Damages a chunk behind `begin`; how often both devices found it, and how often neither did and their values are the same.
+pub(crate) fn verdicts(
+    bytes: &[u8],
+    profile: Option<&Profile>,
+    begin: usize,
+    count: usize,
+    spec: &str,
+) -> (usize, usize) {
     let mut random = Random::new(11);
     let (mut found, mut harmless) = (0, 0);
     for _ in 0..count {
-        let mut damaged = bytes.clone();
+        let mut damaged = bytes.to_vec();
         for _ in 0..=random.below(3) {
-            // Behind the header: what it says is checked before any device sees the chunk.
-            let at = bytes.len() / 2 + random.below(bytes.len() / 2);
+            let at = begin + random.below(bytes.len() - begin);
             damaged[at] ^= 1 << random.below(8);
         }
         reseal::chunk(&mut damaged);
-        let Some([cpu, gpu]) = both(&damaged) else { continue };
+        let Some([cpu, gpu]) = both_with(&damaged, profile) else { continue };
         match (cpu, gpu) {
             (Ok(cpu), Ok(gpu)) => {
                 let chunk = Chunk::parse(&damaged, &Limits::default()).unwrap();
-                let plan = chunk.bind(&REGISTRY, None).unwrap();
+                let plan = chunk.bind(&REGISTRY, profile).unwrap();
                 assert!(worst(&plan, &cpu, &gpu) <= BOUND, "{spec}");
                 harmless += 1;
             }
@@ -38,7 +50,7 @@ fn mutations(spec: &str, count: usize) {
             (cpu, gpu) => panic!("{spec}: CPU {:?}, GPU {:?}", cpu.map(drop), gpu.map(drop)),
         }
     }
-    assert!(found + harmless > count / 2, "{spec}: {found} found, {harmless} harmless");
+    (found, harmless)
 }
 
 #[test]

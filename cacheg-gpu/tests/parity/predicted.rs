@@ -1,15 +1,15 @@
 //! Pipelines that predict planes from others, and that give tokens grades: all of them need a profile.
 
-use cacheg_core::testkit::{Random, models};
+use cacheg_core::testkit::{even_heads, models};
 use cacheg_core::{
-    Backend, Chunk, Cpu, Dtype, ErrorKind, Geometry, KvCache, KvOut, LayerGroup, Limits, Order, Profile,
-    Shape, reseal,
+    Backend, Chunk, Cpu, Dtype, Geometry, KvCache, KvOut, LayerGroup, Limits, Order, Profile, Shape,
 };
 use cacheg_gpu::{DeviceKv, Gpu, Options};
 
 use super::close::{BOUND, worst};
+use super::corrupt::verdicts;
 use super::device::read;
-use super::profiles::{broad, chunk_of, profile, uneven};
+use super::profiles::{broad, chunk_of, profile};
 use super::{GPU, REGISTRY, both_with, decode};
 
 /// Those of the presets: `unrope` alone is not bit for bit.
@@ -48,7 +48,7 @@ fn check(bytes: &[u8], profile: &Profile, what: &str) {
 fn every_model(specs: &[&str]) -> usize {
     let kit = models().unwrap().into_iter().map(|model| model.geometry);
     let mut pairs = 0;
-    for geometry in kit.chain([uneven()]) {
+    for geometry in kit.chain([even_heads().unwrap()]) {
         for spec in specs {
             // Heads that keys and values do not share, layers without keys.
             let profile = match profile(&REGISTRY, &geometry, spec) {
@@ -140,7 +140,7 @@ fn small_windows_and_buffers() {
 /// Chunks in one window, each with rows and grades of its own.
 #[test]
 fn many_chunks_at_a_time() {
-    let geometry = uneven();
+    let geometry = even_heads().unwrap();
     for spec in [PREDICTED[0], GRADED[0]] {
         let profile = profile(&REGISTRY, &geometry, spec).unwrap();
         let bytes = [40, 1, 333].map(|tokens| chunk_of(&REGISTRY, &geometry, &profile, spec, tokens));
@@ -159,37 +159,12 @@ fn many_chunks_at_a_time() {
 
 #[test]
 fn damaged_chunks_get_the_cpus_verdict() {
-    let geometry = uneven();
+    let geometry = even_heads().unwrap();
     for spec in [PREDICTED[0], PREDICTED[1], PREDICTED[3], GRADED[0], GRADED[1]] {
         let profile = profile(&REGISTRY, &geometry, spec).unwrap();
         let bytes = chunk_of(&REGISTRY, &geometry, &profile, spec, 150);
-        let mut random = Random::new(11);
-        let (mut found, mut harmless) = (0, 0);
-        for _ in 0..100 {
-            let mut damaged = bytes.clone();
-            for _ in 0..=random.below(3) {
-                // Grades are in front of the tiles.
-                let at = bytes.len() / 4 + random.below(3 * bytes.len() / 4);
-                damaged[at] ^= 1 << random.below(8);
-            }
-            reseal::chunk(&mut damaged);
-            let Some([cpu, gpu]) = both_with(&damaged, Some(&profile)) else { continue };
-            match (cpu, gpu) {
-                (Ok(cpu), Ok(gpu)) => {
-                    assert!(cpu == gpu, "{spec}");
-                    harmless += 1;
-                }
-                (Err(cpu), Err(gpu)) => {
-                    assert_eq!(
-                        (cpu.kind(), gpu.kind()),
-                        (ErrorKind::Corrupt, ErrorKind::Corrupt),
-                        "{cpu} / {gpu}"
-                    );
-                    found += 1;
-                }
-                (cpu, gpu) => panic!("{spec}: CPU {:?}, GPU {:?}", cpu.map(drop), gpu.map(drop)),
-            }
-        }
+        // Grades are in front of the tiles.
+        let (found, harmless) = verdicts(&bytes, Some(&profile), bytes.len() / 4, 100, spec);
         assert!(found > 15 && found + harmless > 50, "{spec}: {found} found, {harmless} harmless");
     }
 }

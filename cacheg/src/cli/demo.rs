@@ -96,8 +96,8 @@ const NEXT: &str = "Try next:
   cacheg inspect kv.cgkv                                where the bytes go
 
 Presets that take a profile of the model made with statistics, `klt`, `predictive`, `predictive-key` and `predictive-attention`,
-need a fifth of the bits for the same predictions of the model, or less: docs/codecs.md. They put errors where the model
-does not look, which SNR cannot tell.";
+put errors where the model does not look, which SNR cannot tell: for the same predictions of the model `klt` needs a third of
+the bits of `cachegen-paper`, `predictive-key` a fifth to a quarter (docs/codecs.md).";
 
 /// Encodes and decodes once in full for warming up, then takes the best of a few runs.
 fn measure(

@@ -101,17 +101,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "ratio": (values > 0).then_some(raw as f64 / bytes as f64),
         "encode_mb_s": raw as f64 / 1e6 / seconds,
     }));
-    report.print(args.json, |report| {
-        report.table(&[
-            ("name", "file", 0),
-            ("codec", "codec", 0),
-            ("level", "level", 0),
-            ("shift", "steps moved", 2),
-            ("tokens", "tokens", 0),
-            ("bytes", "bytes", 0),
-            ("bits_per_value", "bits/value", 3),
-            ("ratio", "ratio", 2),
-            ("encode_mb_s", "MB/s", 0),
-        ])
-    })
+    let mut columns = vec![("name", "file", 0), ("codec", "codec", 0)];
+    if rate.is_some() {
+        columns.extend([("level", "level", 0), ("shift", "steps moved", 2)]);
+    }
+    columns.extend([
+        ("tokens", "tokens", 0),
+        ("bytes", "bytes", 0),
+        ("bits_per_value", "bits/value", 3),
+        ("ratio", "ratio", 2),
+        ("encode_mb_s", "MB/s", 0),
+    ]);
+    report.print(args.json, |report| report.table(&columns))
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use cacheg::core::{Counts, Cpu, Dtype, Importance, LayerGroup, Origin, Pairing, Rope, Shape, Statistics};
+use cacheg::core::{Cpu, Dtype, Importance, LayerGroup, Pairing, Rope, Shape, Statistics, testkit};
 use cacheg::{Encoder, Geometry, KvCache, Limits, PRESETS, Pipeline, Profile, Registry, Result, flow};
 
 /// Every level of every preset, and pipelines that use every other stage and setting of weight.
@@ -55,40 +55,11 @@ pub(crate) fn mixed() -> Geometry {
 
 /// Layers that differ, but have as many heads in their keys as in their values.
 pub(crate) fn even() -> Geometry {
-    let none = LayerGroup { repeat: 1, key: None, value: None, latent: None, rope: None };
-    let rope = Rope { theta: 10_000.0, dims: 8, start: 0, pairing: Pairing::Half, scaling: None };
-    Geometry::new([
-        LayerGroup {
-            repeat: 2,
-            key: shape(2, 8, Dtype::F16),
-            value: shape(2, 8, Dtype::F16),
-            rope: Some(rope),
-            ..none
-        },
-        LayerGroup { key: shape(3, 7, Dtype::Bf16), value: shape(3, 5, Dtype::F32), ..none },
-        LayerGroup { latent: shape(1, 12, Dtype::F16), ..none },
-        LayerGroup { key: shape(2, 4, Dtype::F8E4m3), value: shape(2, 4, Dtype::F8E5m2), ..none },
-    ])
-    .unwrap()
+    testkit::even_heads().unwrap()
 }
 
-/// Attention of two query heads for each KV head: most of it to few tokens.
 pub(crate) fn importance(geometry: &Geometry, tokens: usize, seed: u64) -> Importance {
-    let mut random = cacheg::core::testkit::Random::new(seed);
-    let mut importance = Importance::new(tokens, Some(8));
-    for group in geometry.groups() {
-        let heads = group.key.or(group.latent).or(group.value).unwrap().heads as usize;
-        for _ in 0..group.repeat {
-            let mut sums = || -> Vec<f32> {
-                let mut sum =
-                    |_| if random.below(8) == 0 { 8.0 } else { 0.5 } + random.below(64) as f32 / 64.0;
-                (0..2 * heads * tokens).map(&mut sum).collect()
-            };
-            let (accumulated, recent) = (sums(), sums());
-            importance.push_layer(heads, &accumulated, &recent).unwrap();
-        }
-    }
-    importance
+    testkit::importance(geometry, tokens, seed).unwrap()
 }
 
 /// Encodes with an importance.
@@ -109,7 +80,7 @@ pub(crate) fn encode_with(
 
 /// Values with an offset and a spread per channel and a large first token.
 pub(crate) fn cache(geometry: &Geometry, tokens: usize, seed: u64) -> KvCache {
-    let mut random = cacheg::core::testkit::Random::new(seed);
+    let mut random = testkit::Random::new(seed);
     KvCache::from_fn(geometry, tokens, |plane, token, channel| {
         let spread = 0.2 + ((channel * 7 + plane.index) % 5) as f32 * 0.3;
         let offset = ((channel * 3 + plane.index) % 7) as f32 * 0.5 - 1.5;
@@ -143,42 +114,6 @@ pub(crate) fn rmse(a: &KvCache, b: &KvCache) -> f64 {
     sums.into_iter().fold(Default::default(), cacheg::compare::Sums::plus).difference().rmse
 }
 
-/// Statistics of a model whose importances follow from the first channel of its keys, and whose errors cost more in some
-/// directions than in others.
 pub(crate) fn statistics(geometry: &Geometry, seed: u64) -> Statistics {
-    const TOKENS: usize = 400;
-    let mut random = cacheg::core::testkit::Random::new(seed);
-    let mut noise = move || f64::from(random.below(2_000) as u32) / 1_000.0 - 1.0;
-    let mut all = Statistics::new(geometry, 2, 1).unwrap();
-    let planes = geometry.planes();
-    for (layer, sums) in all.layers_mut().iter_mut().enumerate() {
-        sums.residual = 1.0;
-        for plane in planes.iter().filter(|plane| plane.layer as usize == layer) {
-            let dim = plane.shape.head_dim as usize;
-            for head in
-                sums.get_mut(&format!("{}.sensitivity", plane.kind.name())).chunks_exact_mut(dim * dim)
-            {
-                (0..dim).for_each(|i| head[i * dim + i] = 1.0 + i as f64);
-            }
-        }
-        let heads = sums.get("importance.yy").len();
-        for head in 0..heads {
-            let features = sums.get("importance.xy").len() / heads;
-            for _ in 0..TOKENS {
-                let mut x: Vec<f64> = (0..features).map(|_| noise()).collect();
-                x[0] = 1.0;
-                let y = -4.0 + 2.0 * x[4] + 0.1 * noise();
-                let xx = &mut sums.get_mut("importance.xx")[head * features * features..];
-                for (i, a) in x.iter().enumerate() {
-                    x.iter().enumerate().for_each(|(j, b)| xx[i * features + j] += a * b);
-                }
-                let xy = &mut sums.get_mut("importance.xy")[head * features..];
-                x.iter().zip(xy).for_each(|(x, xy)| *xy += x * y);
-                sums.get_mut("importance.yy")[head] += y * y;
-            }
-        }
-    }
-    let counts = Counts { contexts: 1, tokens: TOKENS as u64, continuation_tokens: 1, pairs: TOKENS as u64 };
-    all.note(Origin { name: "made up".into(), sha256: "0".repeat(64) }, counts).unwrap();
-    all
+    testkit::statistics(geometry, seed).unwrap()
 }
